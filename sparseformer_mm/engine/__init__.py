@@ -1,0 +1,4 @@
+"""Training helpers on mmengine alone."""
+from .hooks import LossScaleHook
+
+__all__ = ['LossScaleHook']

@@ -1,0 +1,45 @@
+"""Hooks for mmengine's runner."""
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class LossScaleHook(Hook):
+    """Tell SparseFormer the loss scale of ``AmpOptimWrapper`` before each iteration.
+
+    SparseFormer clamps the gradients of its sampling coordinates to an absolute
+    limit; while the loss is scaled (float16 training), the limit has to be scaled by
+    the same factor. Without loss scaling the factor is 1 and this costs nothing.
+
+    Example:
+        >>> custom_hooks = [dict(type='sparseformer_mm.LossScaleHook')]
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        scale = self._loss_scale(runner.optim_wrapper)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for module in model.modules():
+            # Any module with this method: the sampling stages of every backbone.
+            if hasattr(module, 'knows_loss_scale'):
+                module.set_loss_scale(scale)
+
+    @staticmethod
+    def _loss_scale(optim_wrapper) -> float:
+        if isinstance(optim_wrapper, OptimWrapperDict):
+            scales = {
+                LossScaleHook._loss_scale(wrapper)
+                for wrapper in optim_wrapper.values()
+            }
+            if len(scales) > 1:
+                raise ValueError(
+                    f'LossScaleHook found different loss scales {sorted(scales)} in the '
+                    'optimizer wrappers of one model; give them one scaler, or '
+                    'bfloat16, which needs none')
+            return scales.pop()
+        scaler = getattr(optim_wrapper, 'loss_scaler', None)
+        return scaler.get_scale() if scaler is not None else 1.

@@ -1,0 +1,168 @@
+"""Transformer blocks on tokens: plain ones, and ones that look at the image."""
+from typing import Optional, Tuple
+
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from ..registry import MODELS
+from .geometry import adjust_rois, at_least_float32
+from .ops import Linear, attention, drop_path, no_autocast
+from .sampling import SparseSampling
+
+
+class Attention(BaseModule):
+    """Multi-head self-attention over tokens, with biases.
+
+    Args:
+        dims: token width d.
+        num_heads: must divide ``dims``.
+
+    Raises:
+        ValueError: if it does not.
+
+    Shape:
+        (B, N, d) -> (B, N, d).
+    """
+
+    def __init__(self, dims: int, num_heads: int, init_cfg=None):
+        super().__init__(init_cfg)
+        if dims % num_heads:
+            raise ValueError(
+                f'num_heads={num_heads} does not divide the token width {dims}; '
+                'choose a width that is a multiple of it, or other num_heads')
+        self.num_heads = num_heads
+        self.qkv = Linear(dims, 3 * dims)
+        self.proj = Linear(dims, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        x = attention(query, key, value)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class FFN(BaseModule):
+    """Two linear layers with exact GELU between.
+
+    Shape:
+        (..., d) -> (..., d).
+    """
+
+    def __init__(self, dims: int, ratio: float = 4, init_cfg=None):
+        super().__init__(init_cfg)
+        self.fc1 = Linear(dims, int(dims * ratio))
+        self.fc2 = Linear(int(dims * ratio), dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class RoIAdjust(BaseModule):
+    """Move and scale each token's RoI by what the token says (equations 7 to 9).
+
+    ``deltas = Linear(LayerNorm(t))`` without bias, applied by
+    :func:`~.geometry.adjust_rois`. The linear layer starts at zero, so RoIs start
+    unchanged, and the norm's gain at d^-1/2. Computed in float32 under autocast.
+
+    Args:
+        dims: token width d.
+        spatial_dims: D, 2 or 3.
+
+    Shape:
+        tokens (B, N, d), rois (B, N, 2D) -> rois (B, N, 2D).
+    """
+
+    def __init__(self, dims: int, spatial_dims: int = 2, init_cfg=None):
+        super().__init__(init_cfg)
+        self.norm = nn.LayerNorm(dims, eps=1e-6)
+        self.proj = Linear(dims, 2 * spatial_dims, bias=False)
+        self._reset()
+
+    def _reset(self):
+        nn.init.constant_(self.norm.weight, self.norm.weight.numel()**-0.5)
+        nn.init.zeros_(self.norm.bias)
+        nn.init.zeros_(self.proj.weight)
+
+    def init_weights(self):
+        super().init_weights()
+        self._reset()
+
+    def forward(self,
+                tokens: Tensor,
+                rois: Tensor,
+                drop_path_rate: float = 0.) -> Tensor:
+        with no_autocast(tokens):
+            deltas = self.proj(self.norm(tokens.to(self.norm.weight.dtype)))
+            deltas = at_least_float32(deltas)
+            return adjust_rois(rois, drop_path(deltas, drop_path_rate, self.training))
+
+
+class Block(BaseModule):
+    """A pre-norm transformer block; with ``look``, it also looks at the image.
+
+    In the order of the authors' code: self-attention, then RoI adjusting, sampling
+    and decoding (with ``look``), then the FFN, each added to the tokens.
+
+    Args:
+        dims: token width d.
+        num_heads: attention heads.
+        ffn_ratio: hidden width of the FFN over d.
+        look: None for a plain block, else dict(feat_channels, num_points,
+            spatial_dims, decoding, fixed_rois, limit_grad), all required.
+
+    Shape:
+        tokens (B, N, d), rois (B, N, 2D), feature (B, [T,] H, W, C) ->
+        tokens, rois, and the points (B, N, P, D) sampled (None for a plain block).
+        Tokens and RoIs of batch 1 are shared by all images of ``feature``.
+    """
+
+    def __init__(self,
+                 dims: int,
+                 num_heads: int,
+                 ffn_ratio: float = 4,
+                 look: Optional[dict] = None,
+                 init_cfg=None):
+        super().__init__(init_cfg)
+        self.looks = look is not None
+        self.attn_norm = nn.LayerNorm(dims, eps=1e-6)
+        self.attn = Attention(dims, num_heads)
+        if self.looks:
+            fixed = look['fixed_rois']
+            self.roi_adjust = None if fixed else RoIAdjust(dims, look['spatial_dims'])
+            self.sampler = SparseSampling(
+                dims,
+                look['num_points'],
+                look['spatial_dims'],
+                learnable=not fixed,
+                limit_grad=look['limit_grad'])
+            self.decoder = MODELS.build(
+                dict(
+                    look['decoding'],
+                    dims=dims,
+                    feat_channels=look['feat_channels'],
+                    num_points=look['num_points']))
+        self.ffn_norm = nn.LayerNorm(dims, eps=1e-6)
+        self.ffn = FFN(dims, ffn_ratio)
+
+    def forward(
+            self,
+            tokens: Tensor,
+            rois: Tensor,
+            feature: Tensor,
+            drop_path_rate: float = 0.
+    ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+
+        def drop(update: Tensor) -> Tensor:
+            return drop_path(update, drop_path_rate, self.training)
+
+        points = None
+        tokens = tokens + drop(self.attn(self.attn_norm(tokens)))
+        if self.looks:
+            if self.roi_adjust is not None:
+                rois = self.roi_adjust(tokens, rois, drop_path_rate)
+            sampled, points = self.sampler(tokens, rois, feature)
+            tokens = tokens + drop(self.decoder(tokens, sampled))
+        tokens = tokens + drop(self.ffn(self.ffn_norm(tokens)))
+        return tokens, rois, points

@@ -1,0 +1,158 @@
+"""Decoding: from a token's sampled features to the update of the token.
+
+Each decoding is a module built as ``(dims, feat_channels, num_points)`` and called
+as ``decoder(tokens, sampled)``. Another one is written by registering a class of
+that form with :data:`sparseformer_mm.registry.MODELS` and naming it in
+``decoding=dict(type=...)``; the backbone needs no change.
+"""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from ..registry import MODELS
+from .ops import Linear
+
+
+def _xavier(weight: Tensor, rows: int):
+    """Fill a flat tensor with a Xavier-uniform ``rows`` x ``rows`` matrix."""
+    with torch.no_grad():
+        weight.copy_(nn.init.xavier_uniform_(weight.new_empty(rows, rows)).flatten())
+
+
+def mix(x: Tensor, channel_mixing: Tensor, point_mixing: Tensor, channel_bias: Tensor,
+        point_bias: Tensor) -> Tensor:
+    """Mix sampled features over channels, then over points (paper, equations 5, 6).
+
+    Args:
+        x: (K, P, C) sampled features of K tokens.
+        channel_mixing: (K, C, C), from channels in rows to channels in columns.
+        point_mixing: (K, P, P), from points in columns to points in rows.
+        channel_bias: (C,).
+        point_bias: (P,).
+
+    Returns:
+        Tensor (K, P, C).
+    """
+    x = F.gelu(torch.baddbmm(channel_bias.to(x.dtype), x, channel_mixing))
+    return F.gelu(torch.baddbmm(point_bias[:, None].to(x.dtype), point_mixing, x))
+
+
+class _Mixing(BaseModule):
+    """What adaptive and static mixing share: biases and the last projection."""
+
+    def __init__(self, dims: int, feat_channels: int, num_points: int, init_cfg=None):
+        super().__init__(init_cfg)
+        self.feat_channels = feat_channels
+        self.num_points = num_points
+        self.channel_bias = nn.Parameter(torch.zeros(feat_channels))
+        self.point_bias = nn.Parameter(torch.zeros(num_points))
+        self.proj = Linear(num_points * feat_channels, dims)
+
+    def split(self, weights: Tensor):
+        """Split (K, C*C + P*P) flat weights into (K, C, C) and (K, P, P)."""
+        channels, points = self.feat_channels, self.num_points
+        channel, point = weights.split([channels**2, points**2], -1)
+        return (channel.unflatten(-1, (channels, channels)),
+                point.unflatten(-1, (points, points)))
+
+    def init_weights(self):
+        super().init_weights()
+        nn.init.zeros_(self.channel_bias)
+        nn.init.zeros_(self.point_bias)
+        self._reset()
+
+    def _mixing_weights(self, tokens: Tensor, batch: int) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, sampled: Tensor) -> Tensor:
+        batch, num_tokens = sampled.shape[:2]
+        weights = self._mixing_weights(tokens, batch)
+        x = sampled.flatten(0, 1).to(weights.dtype)
+        x = mix(x, *self.split(weights), self.channel_bias, self.point_bias)
+        return self.proj(x.reshape(batch, num_tokens, -1))
+
+
+@MODELS.register_module()
+class AdaptiveMixing(_Mixing):
+    """Adaptive feature decoding (paper, equations 4 to 6).
+
+    Two linear layers without activation make the mixing weights out of the token,
+    ``[M_c | M_s] = Linear(Linear(LayerNorm(t)))`` with hidden width d/4; the features
+    go through ``GELU(x M_c + b_c)`` and ``GELU(M_s x + b_s)`` and one linear layer.
+    It starts unconditional: the second layer has zero weight, and a Xavier-uniform
+    matrix as bias.
+
+    Args:
+        dims: token width d.
+        feat_channels: C.
+        num_points: P.
+        squeeze_ratio: d over the hidden width. Defaults to 4.
+
+    Shape:
+        tokens (B or 1, N, d), sampled (B, N, P, C) -> (B, N, d).
+    """
+
+    def __init__(self,
+                 dims: int,
+                 feat_channels: int,
+                 num_points: int,
+                 squeeze_ratio: int = 4,
+                 init_cfg=None):
+        super().__init__(dims, feat_channels, num_points, init_cfg)
+        hidden = max(1, dims // squeeze_ratio)
+        self.norm = nn.LayerNorm(dims, eps=1e-6)
+        self.squeeze = Linear(dims, hidden)
+        self.generate = Linear(hidden, feat_channels**2 + num_points**2)
+        self._reset()
+
+    def _reset(self):
+        nn.init.constant_(self.norm.weight, self.norm.weight.numel()**-0.5)
+        nn.init.zeros_(self.norm.bias)
+        nn.init.zeros_(self.generate.weight)
+        channel, point = self.generate.bias.split(
+            [self.feat_channels**2, self.num_points**2])
+        _xavier(channel, self.feat_channels)
+        _xavier(point, self.num_points)
+
+    def _mixing_weights(self, tokens: Tensor, batch: int) -> Tensor:
+        weights = self.generate(self.squeeze(self.norm(tokens)))
+        return weights.expand(batch, -1, -1).flatten(0, 1)
+
+
+@MODELS.register_module()
+class StaticMixing(_Mixing):
+    """Mixing with learned weights that do not depend on the token (Table 3e).
+
+    Args and shape as :class:`AdaptiveMixing`.
+    """
+
+    def __init__(self, dims: int, feat_channels: int, num_points: int, init_cfg=None):
+        super().__init__(dims, feat_channels, num_points, init_cfg)
+        self.channel_mixing = nn.Parameter(torch.empty(feat_channels**2))
+        self.point_mixing = nn.Parameter(torch.empty(num_points**2))
+        self._reset()
+
+    def _reset(self):
+        _xavier(self.channel_mixing, self.feat_channels)
+        _xavier(self.point_mixing, self.num_points)
+
+    def _mixing_weights(self, tokens: Tensor, batch: int) -> Tensor:
+        weights = torch.cat([self.channel_mixing, self.point_mixing])
+        return weights.expand(batch * tokens.shape[1], -1)
+
+
+@MODELS.register_module()
+class LinearDecoding(BaseModule):
+    """One linear layer over a token's P * C sampled numbers (Table 3e, 'linear').
+
+    Args and shape as :class:`AdaptiveMixing`.
+    """
+
+    def __init__(self, dims: int, feat_channels: int, num_points: int, init_cfg=None):
+        super().__init__(init_cfg)
+        self.proj = Linear(num_points * feat_channels, dims)
+
+    def forward(self, tokens: Tensor, sampled: Tensor) -> Tensor:
+        return self.proj(sampled.flatten(2))

@@ -1,0 +1,205 @@
+"""Regions of interest: initial grids, adjusting, and points inside them.
+
+One code for images (D = 2: x, y) and videos (D = 3: x, y, t). A RoI is its centre
+followed by its size, ``(..., 2 * D)``, in units of the image (0..1 spans the image
+edge to edge), always with x first. Everything here runs in float32 or better, also
+under autocast and for half-precision models.
+"""
+import math
+from typing import List, Tuple
+
+import torch
+from torch import Tensor
+
+ROI_INITS = ('half', 'cell', 'whole', 'random')
+
+# Bounds that no sensible RoI reaches; they keep exploding or collapsing RoIs finite,
+# forward and backward, without touching any value of a healthy model.
+_MIN_SIZE, _MAX_SIZE, _MAX_CENTRE, _MAX_LOG_SCALE = 1e-6, 1e4, 1e4, 16.
+
+# Added to the standard deviation of the offsets (authors' training code).
+_OFFSET_EPS = 1e-7
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return ``x`` as float32, or float64 if it is float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def split_evenly(num: int) -> List[int]:
+    """Split ``num`` cells into ``round(sqrt(num))`` lines as equal as possible.
+
+    Any ``num >= 1`` makes a grid this way: 49 gives seven lines of 7, 10 gives
+    lines of 4, 3, 3.
+
+    Example:
+        >>> split_evenly(10)
+        [4, 3, 3]
+    """
+    lines = max(1, round(math.sqrt(num)))
+    short, longer = divmod(num, lines)
+    return [short + 1] * longer + [short] * (lines - longer)
+
+
+def _spread(num: int) -> Tensor:
+    """``num`` numbers from 0 to 1, both included; 0.5 when there is only one."""
+    if num == 1:
+        return torch.full((1, ), 0.5)
+    return torch.arange(num, dtype=torch.float32) / (num - 1)
+
+
+def _cells(num: int) -> Tensor:
+    """Centres of ``num`` equal cells of [0, 1]."""
+    return (torch.arange(num, dtype=torch.float32) + 0.5) / num
+
+
+def init_rois(num_tokens: int, mode: str = 'half') -> Tensor:
+    """Initial image RoIs (paper, appendix A.3 and Table 9).
+
+    Tokens stand in columns (:func:`split_evenly`): x is the slow index, y the fast
+    one, as in the authors' checkpoints. When ``num_tokens`` is no square, the first
+    columns hold one token more than the last.
+
+    Args:
+        num_tokens: N, at least 1.
+        mode: 'half' (size 0.5 x 0.5, all inside the image), 'cell' (tiling the
+            image without overlap), 'whole' (the image itself, N times) or 'random'
+            (centres uniform on [0, 1], size 0.5 x 0.5: the paper's detector).
+
+    Returns:
+        Tensor (N, 4): x, y, w, h in 0..1.
+
+    Raises:
+        ValueError: for an unknown mode.
+
+    Example:
+        >>> init_rois(4, 'cell')[1].tolist()
+        [0.25, 0.75, 0.5, 0.5]
+    """
+    if mode == 'random':
+        return torch.cat([torch.rand(num_tokens, 2), torch.full((num_tokens, 2), .5)], 1)
+    if mode == 'whole':
+        return torch.tensor([[.5, .5, 1., 1.]]).repeat(num_tokens, 1)
+    if mode not in ROI_INITS:
+        raise ValueError(f'roi_init={mode!r} is unknown; choose one of {ROI_INITS}')
+    columns = split_evenly(num_tokens)
+    xs = _spread(len(columns)) if mode == 'half' else _cells(len(columns))
+    rois = []
+    for x, num_rows in zip(xs, columns):
+        ys = _spread(num_rows) if mode == 'half' else _cells(num_rows)
+        if mode == 'half':
+            x, ys, width, height = 0.25 + 0.5 * x, 0.25 + 0.5 * ys, 0.5, 0.5
+        else:
+            width, height = 1 / len(columns), 1 / num_rows
+        rois.append(torch.stack([
+            x.expand_as(ys), ys,
+            torch.full_like(ys, width),
+            torch.full_like(ys, height)
+        ], 1))
+    return torch.cat(rois)
+
+
+def inflate_rois(rois: Tensor, inflation: int) -> Tensor:
+    """Repeat image RoIs along time as tubes (SPEC of VideoSparseFormer, section 3.2).
+
+    Copy k of ``inflation`` covers the k-th equal part of the clip; copies are the
+    outer index.
+
+    Args:
+        rois: (N, 4) as x, y, w, h.
+        inflation: n_t, at least 1.
+
+    Returns:
+        Tensor (n_t * N, 6): x, y, t, w, h, l.
+    """
+    times = _cells(inflation).to(rois).repeat_interleave(len(rois))[:, None]
+    copies = rois.repeat(inflation, 1)
+    return torch.cat(
+        [copies[:, :2], times, copies[:, 2:],
+         torch.full_like(times, 1 / inflation)], 1)
+
+
+def corners_to_rois(corners: Tensor) -> Tensor:
+    """(..., 2D) lower corner and upper corner -> centre and size."""
+    lower, upper = corners.chunk(2, -1)
+    return torch.cat([(lower + upper) / 2, upper - lower], -1)
+
+
+def rois_to_corners(rois: Tensor) -> Tensor:
+    """(..., 2D) centre and size -> lower corner and upper corner."""
+    centre, size = rois.chunk(2, -1)
+    return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
+def adjust_rois(rois: Tensor, deltas: Tensor) -> Tensor:
+    """Move and scale RoIs by deltas in units of their size (paper, equations 7 and 8).
+
+    ``centre + delta * |size|`` and ``|size| * exp(delta)``. Deltas of the size beyond
+    +-16, sizes outside [1e-6, 1e4] and centres beyond +-1e4 are clamped, so that
+    nothing overflows.
+
+    Args:
+        rois: (..., 2D) centre and size.
+        deltas: (..., 2D), broadcastable against ``rois``.
+
+    Returns:
+        Tensor (..., 2D), float32 or float64.
+    """
+    centre, size = at_least_float32(rois).chunk(2, -1)
+    move, log_scale = at_least_float32(deltas).chunk(2, -1)
+    size = size.abs()
+    centre = (centre + move * size).clamp(-_MAX_CENTRE, _MAX_CENTRE)
+    size = size * log_scale.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp()
+    return torch.cat([centre, size.clamp(_MIN_SIZE, _MAX_SIZE)], -1)
+
+
+def init_offsets(num_points: int, spatial_dims: int = 2) -> Tensor:
+    """Initial offsets of a RoI's sampling points: a grid of cell centres minus 0.5.
+
+    The grid has rows (:func:`split_evenly`) and x runs fastest; the last row of a
+    number that is no square holds fewer points. Time offsets start at 0.
+
+    Args:
+        num_points: P, at least 1.
+        spatial_dims: D, 2 or 3.
+
+    Returns:
+        Tensor (P, D) in -0.5..0.5, x first.
+    """
+    rows = split_evenly(num_points)
+    offsets = torch.cat([
+        torch.stack([_cells(columns), y.expand(columns)], 1)
+        for y, columns in zip(_cells(len(rows)), rows)
+    ]) - 0.5
+    if spatial_dims == 3:
+        offsets = torch.cat([offsets, torch.zeros(num_points, 1)], 1)
+    return offsets
+
+
+def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:
+    """Sampling points from offsets standardised over each token's points.
+
+    Paper, equation 3 and the sentence after it, in the authors' form:
+    ``centre + size * (o - mean) / (3 std)``, each axis by itself, with the unbiased
+    standard deviation. (The paper's equation has a factor 0.5 which their code, and
+    so their weights, do not.) A single point lies at the centre.
+
+    Args:
+        rois: (B, N, 2D) centre and size.
+        offsets: (B, N, P, D).
+
+    Returns:
+        Tensor (B, N, P, D) in units of the image, float32 or float64.
+    """
+    centre, size = at_least_float32(rois).unsqueeze(-2).chunk(2, -1)
+    offsets = at_least_float32(offsets)
+    offsets = offsets - offsets.mean(-2, keepdim=True)
+    if offsets.shape[-2] > 1:
+        std = offsets.std(-2, keepdim=True)
+        offsets = offsets / (3 * (std + _OFFSET_EPS))
+    return centre + offsets * size
+
+
+def grid_shape(sizes: Tuple[int, ...], like: Tensor) -> Tensor:
+    """(D,) tensor of a map's extent with x first, from its (T,) H, W shape."""
+    return torch.tensor(sizes[::-1], dtype=like.dtype, device=like.device)

@@ -1,0 +1,137 @@
+"""Fast paths for plain operations, each with the reference it must agree with.
+
+On CPU in float32, matrix products run through oneDNN (on some processors twice as
+fast as the BLAS library that ``F.linear`` calls), and attention with very narrow
+heads avoids kernels made for wide ones. Compilers and exporters always get the
+reference. Set ``FAST_OPS = False`` to get it everywhere.
+"""
+import contextlib
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+FAST_OPS = True
+
+
+def is_tracing() -> bool:
+    """True while torch.compile, torch.export or a tracer records the model."""
+    compiler = torch.compiler
+    if not hasattr(compiler, 'is_compiling'):  # torch < 2.3
+        compiler = torch._dynamo
+    return compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def autocast_dtype(device_type: str):
+    """The dtype autocast uses on a device now, None where it is off."""
+    if device_type == 'cpu':
+        on = torch.is_autocast_cpu_enabled()
+        return torch.get_autocast_cpu_dtype() if on else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def no_autocast(like: Tensor):
+    """Context in which autocast is off for the device of ``like``."""
+    if autocast_dtype(like.device.type) is None:
+        return contextlib.nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+
+
+class _OneDNNLinear(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias):
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        rows = grad.reshape(-1, grad.shape[-1])
+        if ctx.needs_input_grad[0]:
+            grad_x = _onednn(rows, weight.t()).view_as(x)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _onednn(rows.t(), x.reshape(-1, x.shape[-1]).t())
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(0)
+        return grad_x, grad_weight, grad_bias
+
+
+def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (FAST_OPS and x.device.type == 'cpu' and x.dtype == torch.float32
+            and weight.dtype == torch.float32 and x.numel() > 0
+            and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
+            and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+            and autocast_dtype('cpu') is None and not is_tracing())
+
+
+def linear(x: Tensor, weight: Tensor, bias=None) -> Tensor:
+    """``F.linear``, through oneDNN where that is faster (float32 on CPU).
+
+    Args:
+        x: (..., in_features).
+        weight: (out_features, in_features).
+        bias: (out_features,) or None.
+    """
+    if not _use_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _OneDNNLinear.apply(x, weight, bias)
+    return _onednn(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` initialised as the paper says (appendix A.3).
+
+    Weights from a normal distribution of deviation 0.02 truncated at 2, biases 0.
+    """
+
+    def reset_parameters(self):
+        nn.init.trunc_normal_(self.weight, std=0.02, a=-2., b=2.)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention over (B, heads, N, head width) tensors.
+
+    torch's fused kernel, except for a CPU training step: its backward pass is made
+    for wide heads and takes three times as long as the explicit form at the widths
+    4 and 8 of this model. (``softmax`` itself is slow on rows as short as these.)
+    """
+    explicit = (FAST_OPS and query.device.type == 'cpu' and torch.is_grad_enabled()
+                and query.requires_grad and query.dtype == torch.float32
+                and not is_tracing())
+    if not explicit:
+        return F.scaled_dot_product_attention(query, key, value)
+    scores = (query * query.shape[-1]**-0.5) @ key.transpose(-2, -1)
+    # The shift cancels in the quotient, so it needs no gradient.
+    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    return (weights @ value) / weights.sum(-1, keepdim=True)
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: zero a sample's update with probability ``rate``.
+
+    Args:
+        x: (B, ...), the update that is to be added to the residual.
+        rate: in [0, 1).
+        training: False returns ``x``.
+    """
+    if rate == 0. or not training:
+        return x
+    shape = (len(x), ) + (1, ) * (x.dim() - 1)
+    return x * (x.new_empty(shape).bernoulli_(1 - rate) / (1 - rate))

@@ -1,0 +1,214 @@
+"""Sparse sampling: where a token looks, and what it reads there.
+
+Two implementations of bilinear (D = 2) and trilinear (D = 3) interpolation with
+zeros outside the map: :func:`sample_grid` on torch's ``grid_sample`` is the
+reference, and what compilers and exporters get; :func:`sample_gather` reads whole
+rows of a channels-last map as weighted bags and is several times faster on CPU.
+"""
+import warnings
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .geometry import (at_least_float32, grid_shape, init_offsets, points_in_rois)
+from .ops import Linear, autocast_dtype, is_tracing, no_autocast
+
+
+def sample_grid(feature: Tensor, points: Tensor) -> Tensor:
+    """Interpolate a channels-last map at points through ``grid_sample``.
+
+    Args:
+        feature: (B, H, W, C) or (B, T, H, W, C).
+        points: (B, M, D), 0 and 1 are the map's outer edges, x first.
+
+    Returns:
+        Tensor (B, M, C); zeros are read outside the map.
+    """
+    grid = points.to(feature.dtype) * 2 - 1
+    grid = grid[(slice(None), ) * 2 + (None, ) * (points.shape[-1] - 1)]
+    sampled = F.grid_sample(
+        feature.movedim(-1, 1), grid, mode='bilinear', align_corners=False)
+    return sampled.flatten(2).transpose(1, 2)
+
+
+def _corner_rows(feature: Tensor, points: Tensor):
+    """Rows of the flattened map around each point, and their weights.
+
+    Returns:
+        tuple: ``rows`` (B * M, 2 ** D) and ``weights`` (B, M, 2 ** D), the latter
+        differentiable in ``points`` and zero outside the map.
+    """
+    batch, num, dims = points.shape
+    sizes = feature.shape[1:-1]
+    extent = grid_shape(sizes, points)
+    # Beyond one pixel outside, every weight is zero: clamping there changes nothing
+    # and keeps the integer conversion in range.
+    pixels = torch.minimum((points * extent - 0.5).clamp(min=-2.), extent + 1)
+    lower = pixels.detach().floor()
+    upper_weight = pixels - lower
+    corners = torch.stack([lower, lower + 1], -1)  # (B, M, D, 2)
+    weights = torch.stack([1 - upper_weight, upper_weight], -1)
+    top = extent[:, None] - 1
+    weights = weights * ((corners >= 0) & (corners <= top))
+    corners = torch.minimum(corners.clamp(min=0.), top).long()
+
+    rows = corners[..., 0, :]
+    weight = weights[..., 0, :]
+    stride = 1
+    for axis in range(1, dims):
+        stride *= sizes[-axis]
+        rows = (corners[..., axis, :, None] * stride + rows[..., None, :]).flatten(-2)
+        weight = (weights[..., axis, :, None] * weight[..., None, :]).flatten(-2)
+    image = torch.arange(batch, device=points.device).view(-1, 1, 1)
+    rows = rows + image * (stride * sizes[0])
+    return rows.view(batch * num, -1), weight
+
+
+def sample_gather(feature: Tensor, points: Tensor) -> Tensor:
+    """Same as :func:`sample_grid`, as weighted bags of channels-last rows."""
+    batch, num, _ = points.shape
+    channels = feature.shape[-1]
+    rows, weights = _corner_rows(feature, points)
+    sampled = F.embedding_bag(
+        rows,
+        feature.reshape(-1, channels),
+        mode='sum',
+        per_sample_weights=weights.reshape(rows.shape).to(feature.dtype))
+    return sampled.view(batch, num, channels)
+
+
+def sample_points(feature: Tensor, points: Tensor) -> Tensor:
+    """Interpolate with the faster implementation for the device at hand.
+
+    Args and result as :func:`sample_grid`.
+    """
+    fast = feature.device.type == 'cpu' and feature.dtype in (
+        torch.float32, torch.float64) and not is_tracing()
+    return (sample_gather if fast and points.numel() else sample_grid)(feature, points)
+
+
+class _LimitGradient(torch.autograd.Function):
+    """Identity whose gradient is clamped element-wise to [-limit, limit]."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, limit: Tensor) -> Tensor:
+        ctx.save_for_backward(limit)
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        limit, = ctx.saved_tensors
+        return torch.minimum(torch.maximum(grad, -limit), limit), None
+
+
+def limit_gradient(x: Tensor, limit: Tensor) -> Tensor:
+    """Return ``x``; its gradient will be clamped to [-limit, limit].
+
+    Args:
+        x: any tensor.
+        limit: 0-dimensional, positive, of the same dtype and device.
+    """
+    return _LimitGradient.apply(x, limit)
+
+
+class SparseSampling(BaseModule):
+    """Sampling points from a token and its RoI, and the feature there.
+
+    Offsets are ``Linear(LayerNorm(token)) + bias`` (paper, equation 2), standardised
+    and placed into the RoI by :func:`~.geometry.points_in_rois`. The gradient of each
+    coordinate is clamped to +-1/H, H the map's height, times the current loss scale
+    (authors' code); :class:`sparseformer_mm.LossScaleHook` keeps the latter.
+
+    Args:
+        dims: token width d.
+        num_points: P.
+        spatial_dims: D, 2 or 3.
+        learnable: False fixes the points to the initial grid (Table 3b, 'nil').
+        limit_grad: False lets the coordinates' gradients through as they are.
+
+    Shape:
+        tokens (B, N, d), rois (B, N, 2D), feature (B, [T,] H, W, C) ->
+        sampled (B, N, P, C), points (B, N, P, D).
+    """
+
+    def __init__(self,
+                 dims: int,
+                 num_points: int,
+                 spatial_dims: int = 2,
+                 learnable: bool = True,
+                 limit_grad: bool = True,
+                 init_cfg=None):
+        super().__init__(init_cfg)
+        self.num_points = num_points
+        self.spatial_dims = spatial_dims
+        self.learnable = learnable
+        self.limit_grad = limit_grad
+        self.bias = nn.Parameter(
+            torch.empty(num_points * spatial_dims), requires_grad=learnable)
+        if learnable:
+            self.norm = nn.LayerNorm(dims, eps=1e-6)
+            self.proj = Linear(dims, num_points * spatial_dims, bias=False)
+        # A buffer, so that a changing loss scale neither recompiles a compiled
+        # model nor leaks into another one; not saved with the weights.
+        self.register_buffer('loss_scale', torch.ones(()), persistent=False)
+        self.knows_loss_scale = False
+        self._reset()
+
+    def _reset(self):
+        with torch.no_grad():
+            offsets = init_offsets(self.num_points, self.spatial_dims)
+            self.bias.copy_(offsets.flatten())
+        if self.learnable:
+            nn.init.ones_(self.norm.weight)
+            nn.init.zeros_(self.norm.bias)
+            nn.init.zeros_(self.proj.weight)
+
+    def init_weights(self):
+        super().init_weights()
+        self._reset()
+
+    def set_loss_scale(self, scale: float):
+        """Tell the limiter by what the loss is multiplied before ``backward``."""
+        self.loss_scale.fill_(scale)
+        self.knows_loss_scale = True
+
+    def locate(self, tokens: Tensor, rois: Tensor) -> Tensor:
+        """Sampling points (B, N, P, D) in units of the image, in float32 or better."""
+        with no_autocast(tokens):
+            offsets = at_least_float32(self.bias)
+            if self.learnable:
+                tokens = tokens.to(self.norm.weight.dtype)
+                offsets = at_least_float32(self.proj(self.norm(tokens))) + offsets
+            offsets = offsets.view(*offsets.shape[:-1], self.num_points, -1)
+            return points_in_rois(rois, offsets.expand(*rois.shape[:2], -1, -1))
+
+    def forward(self, tokens: Tensor, rois: Tensor, feature: Tensor):
+        points = self.locate(tokens, rois)
+        num_tokens, num_points = points.shape[1:3]
+        with no_autocast(tokens):
+            # In the first stage all images share their tokens; the limit below is
+            # on the gradient of each image's coordinates.
+            read_at = points.expand(len(feature), -1, -1, -1)
+            if self.limit_grad and torch.is_grad_enabled() and points.requires_grad:
+                self._warn_without_hook(points)
+                limit = self.loss_scale.to(points.dtype) / feature.shape[-3]
+                read_at = limit_gradient(read_at, limit)
+            sampled = sample_points(feature, read_at.flatten(1, 2))
+        return sampled.unflatten(1, (num_tokens, num_points)), points
+
+    def _warn_without_hook(self, points: Tensor):
+        if self.knows_loss_scale or is_tracing() or not self.training:
+            return
+        if autocast_dtype(points.device.type) is torch.float16:
+            self.knows_loss_scale = True  # say it once
+            warnings.warn(
+                'SparseFormer trains under float16 autocast, but nothing tells it the '
+                'loss scale: the limit on coordinate gradients would be off by that '
+                "factor. Add dict(type='sparseformer_mm.LossScaleHook') to "
+                'custom_hooks, or call set_loss_scale() if you scale the loss '
+                'yourself. (bfloat16 needs neither.)')

@@ -1,0 +1,422 @@
+"""The SparseFormer backbone (paper, section 3; Table 1)."""
+from typing import List, NamedTuple, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ..registry import MODELS
+from .blocks import Block
+from .checkpoint import load_into_backbone
+from .geometry import ROI_INITS, at_least_float32, inflate_rois, init_rois
+from .ops import Linear
+
+STEMS = dict(early_conv='EarlyConv', patch_embed='PatchEmbed', pixel='RawPixels')
+DECODINGS = dict(
+    adaptive='AdaptiveMixing', static='StaticMixing', linear='LinearDecoding')
+
+
+class StageRecord(NamedTuple):
+    """What one sampling stage looked at.
+
+    Attributes:
+        name: 'focusing.0', ..., 'cortex.0'.
+        rois: (B, N, 2D) centre and size used by the stage, in units of the image.
+        points: (B, N, P, D) sampling points in units of the image, x first.
+        tokens: (B, N, d) token embeddings after the stage.
+    """
+    name: str
+    rois: Tensor
+    points: Tensor
+    tokens: Tensor
+
+
+class SparseFormerOutput(NamedTuple):
+    """What the backbone gives to dense heads (``out_type='tokens'``).
+
+    Attributes:
+        tokens: (B, N, d_c) last tokens, each through the final LayerNorm.
+        rois: (B, N, 2D) final RoIs as centre and size, in units of the image.
+        image_feature: (B, C, [T,] H', W'), the stem's map.
+    """
+    tokens: Tensor
+    rois: Tensor
+    image_feature: Tensor
+
+
+class LatentTokens(BaseModule):
+    """Learnable initial embeddings and RoIs of the latent tokens (equation 1).
+
+    Args:
+        num_tokens: N of an image.
+        dims: embedding width d_f.
+        roi_init: see :func:`~.geometry.init_rois`.
+        spatial_dims: 2, or 3 for tubes.
+        inflation: copies of the image's tokens along time (3 dims only).
+        learn_rois: False freezes the RoIs.
+    """
+
+    def __init__(self,
+                 num_tokens: int,
+                 dims: int,
+                 roi_init: str = 'half',
+                 spatial_dims: int = 2,
+                 inflation: int = 1,
+                 learn_rois: bool = True,
+                 init_cfg=None):
+        super().__init__(init_cfg)
+        self.roi_init = roi_init
+        self.num_tokens = num_tokens
+        self.inflation = inflation
+        total = num_tokens * inflation
+        self.token_embeddings = nn.Parameter(torch.empty(total, dims))
+        self.token_rois = nn.Parameter(
+            torch.empty(total, 2 * spatial_dims), requires_grad=learn_rois)
+        self._reset()
+
+    @torch.no_grad()
+    def _reset(self):
+        embeddings = self.token_embeddings[:self.num_tokens]
+        nn.init.trunc_normal_(embeddings)
+        self.token_embeddings.copy_(embeddings.repeat(self.inflation, 1))
+        rois = init_rois(self.num_tokens, self.roi_init)
+        if self.token_rois.shape[1] == 6:
+            rois = inflate_rois(rois, self.inflation)
+        self.token_rois.copy_(rois)
+
+    def init_weights(self):
+        super().init_weights()
+        self._reset()
+
+    def forward(self) -> Tuple[Tensor, Tensor]:
+        """Return embeddings (1, N, d_f) and RoIs (1, N, 2D), shared by the batch."""
+        rois = at_least_float32(self.token_rois)
+        return self.token_embeddings[None], rois[None]
+
+
+@MMENGINE_MODELS.register_module()
+@MODELS.register_module()
+class SparseFormer(BaseModule):
+    """SparseFormer for images (D = 2) and videos (D = 3).
+
+    "SparseFormer: Sparse Visual Recognition via Limited Latent Tokens"
+    (https://arxiv.org/abs/2304.03768). A stem makes a feature map; N latent tokens,
+    each with a region of interest, sample P points of it per stage: in
+    ``focusing_repeats`` runs of one shared block, and once more in the first of
+    ``cortex_depth`` blocks of their own, which run on tokens alone.
+
+    Args:
+        arch: 'tiny', 'small', 'base' (Table 1), or a dict with any of the keys of
+            :attr:`arch_settings`; missing keys come from 'tiny'.
+        num_tokens, num_points, focusing_dims, focusing_repeats, cortex_dims,
+            cortex_depth, num_heads, feat_channels, ffn_ratio: each overrides the
+            value of ``arch``. Any ``num_tokens >= 1`` and ``num_points >= 1`` go,
+            squares or not (see :func:`~.geometry.split_evenly`). The number of
+            heads must divide both widths. ``focusing_repeats=0`` leaves only the
+            sampling in the cortex.
+        spatial_dims: 2 for (B, C, H, W) input, 3 for (B, C, T, H, W).
+        token_inflation: n_t, copies of the ``num_tokens`` tokens along time (videos).
+        in_channels: of the input.
+        stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel', or dict(type=...).
+        decoding: 'adaptive', 'static', 'linear', or dict(type=...).
+        roi_init: 'half', 'cell', 'whole' or 'random' (Table 9, appendix A.1).
+        fixed_rois: RoIs and sampling points stay where they are initialised and do
+            not learn (Table 3b, 'nil'; the paper's row has ``focusing_repeats=0``).
+        drop_path_rate: of the last block; the rate rises linearly from 0 over the
+            blocks in the order they run, repeats included. (The authors' recipe
+            names the last rate only.)
+        limit_coord_grad: clamp the gradient of every sampling coordinate to
+            +-1 / (map height), as the authors do.
+        out_type: 'pooled' or 'tokens', see Returns of :meth:`forward`.
+        frozen_stages: -1 trains everything; 0 freezes the stem, 1 also the initial
+            tokens, the focusing block and the transition, 1 + k also the first k
+            cortex blocks.
+        with_cp: recompute blocks in the backward pass to save memory.
+        norm_eval: keep batch norms of a custom stem in evaluation mode (the built-in
+            stems have none).
+        allow_partial_load: load a checkpoint that lacks tensors of this model with
+            a warning instead of an error.
+        init_cfg: as in mmengine, e.g. ``dict(type='Pretrained', checkpoint=...)``.
+            A ``backbone.`` prefix and the authors' names are recognised.
+
+    Raises:
+        ValueError, TypeError: for a wrong argument, naming it and what is allowed.
+
+    Example:
+        >>> import torch
+        >>> from sparseformer_mm import SparseFormer
+        >>> model = SparseFormer('tiny', num_tokens=9, cortex_depth=1).eval()
+        >>> [tuple(x.shape) for x in model(torch.rand(1, 3, 64, 96))]
+        [(1, 512)]
+    """
+
+    arch_settings = dict(
+        tiny=dict(
+            num_tokens=49, num_points=36, focusing_dims=256, focusing_repeats=4,
+            cortex_dims=512, cortex_depth=8, num_heads=64, feat_channels=96,
+            ffn_ratio=4),
+        small=dict(num_tokens=64, focusing_dims=320, cortex_dims=640),
+        base=dict(num_tokens=81, focusing_dims=384, cortex_dims=768, cortex_depth=10),
+    )  # yapf: disable
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'tiny',
+                 num_tokens: Optional[int] = None,
+                 num_points: Optional[int] = None,
+                 focusing_dims: Optional[int] = None,
+                 focusing_repeats: Optional[int] = None,
+                 cortex_dims: Optional[int] = None,
+                 cortex_depth: Optional[int] = None,
+                 num_heads: Optional[int] = None,
+                 feat_channels: Optional[int] = None,
+                 ffn_ratio: Optional[float] = None,
+                 spatial_dims: int = 2,
+                 token_inflation: int = 1,
+                 in_channels: int = 3,
+                 stem: Union[str, dict] = 'early_conv',
+                 decoding: Union[str, dict] = 'adaptive',
+                 roi_init: str = 'half',
+                 fixed_rois: bool = False,
+                 drop_path_rate: float = 0.,
+                 limit_coord_grad: bool = True,
+                 out_type: str = 'pooled',
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_eval: bool = False,
+                 allow_partial_load: bool = False,
+                 init_cfg: Union[dict, List[dict], None] = None):
+        super().__init__(init_cfg)
+        arch = self._resolve_arch(
+            arch, dict(
+                num_tokens=num_tokens, num_points=num_points,
+                focusing_dims=focusing_dims, focusing_repeats=focusing_repeats,
+                cortex_dims=cortex_dims, cortex_depth=cortex_depth,
+                num_heads=num_heads, feat_channels=feat_channels,
+                ffn_ratio=ffn_ratio))  # yapf: disable
+        _check_choice('spatial_dims', spatial_dims, (2, 3))
+        _check_choice('roi_init', roi_init, ROI_INITS)
+        _check_choice('out_type', out_type, ('pooled', 'tokens'))
+        _check_count('token_inflation', token_inflation)
+        if token_inflation > 1 and spatial_dims == 2:
+            raise ValueError(f'token_inflation={token_inflation} copies tokens along '
+                             'time and needs spatial_dims=3')
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate={drop_path_rate} must be in [0, 1)')
+        if not -1 <= frozen_stages <= 1 + arch['cortex_depth']:
+            raise ValueError(f'frozen_stages={frozen_stages} must be between -1 and '
+                             f'{1 + arch["cortex_depth"]} (1 + cortex_depth)')
+        self.arch = arch
+        self.spatial_dims = spatial_dims
+        self.token_inflation = token_inflation
+        self.out_type = out_type
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        self.norm_eval = norm_eval
+        self.allow_partial_load = allow_partial_load
+        self.focusing_repeats = arch['focusing_repeats']
+        self.embed_dims = arch['cortex_dims']
+
+        self.stem = MODELS.build(
+            dict(
+                _as_cfg('stem', stem, STEMS),
+                in_channels=in_channels,
+                out_channels=arch['feat_channels']))
+        self.latent = LatentTokens(
+            arch['num_tokens'],
+            arch['focusing_dims'],
+            roi_init,
+            spatial_dims,
+            token_inflation,
+            learn_rois=not fixed_rois)
+        look = dict(
+            feat_channels=self.stem.out_channels,
+            num_points=arch['num_points'],
+            spatial_dims=spatial_dims,
+            decoding=_as_cfg('decoding', decoding, DECODINGS),
+            fixed_rois=fixed_rois,
+            limit_grad=limit_coord_grad)
+        heads, ratio = arch['num_heads'], arch['ffn_ratio']
+        self.focusing = Block(
+            arch['focusing_dims'], heads, ratio,
+            look) if self.focusing_repeats else None
+        self.transition = nn.Sequential(
+            Linear(arch['focusing_dims'], arch['cortex_dims']),
+            nn.LayerNorm(arch['cortex_dims'], eps=1e-6))
+        self.cortex = nn.ModuleList(
+            Block(arch['cortex_dims'], heads, ratio, None if i else look)
+            for i in range(arch['cortex_depth']))
+        self.norm = nn.LayerNorm(arch['cortex_dims'], eps=1e-6)
+
+        num_runs = self.focusing_repeats + arch['cortex_depth']
+        self.drop_path_rates = [
+            drop_path_rate * i / max(1, num_runs - 1) for i in range(num_runs)
+        ]
+        self._freeze()
+
+    @classmethod
+    def _resolve_arch(cls, arch: Union[str, dict], overrides: dict) -> dict:
+        settings = dict(cls.arch_settings['tiny'])
+        if isinstance(arch, str):
+            if arch not in cls.arch_settings:
+                raise ValueError(f'arch={arch!r} is unknown; choose one of '
+                                 f'{sorted(cls.arch_settings)} or give a dict')
+            settings.update(cls.arch_settings[arch])
+        elif isinstance(arch, dict):
+            unknown = sorted(set(arch) - set(settings))
+            if unknown:
+                raise ValueError(f'arch has unknown keys {unknown}; the known ones are '
+                                 f'{sorted(settings)}')
+            settings.update(arch)
+        else:
+            raise TypeError(f'arch must be a name or a dict, not {type(arch).__name__}')
+        settings.update({k: v for k, v in overrides.items() if v is not None})
+        for name, value in settings.items():
+            if name == 'ffn_ratio':
+                if not value > 0:
+                    raise ValueError(f'ffn_ratio={value} must be positive')
+            else:
+                _check_count(name, value, 0 if name == 'focusing_repeats' else 1)
+        for name in ('focusing_dims', 'cortex_dims'):
+            if settings[name] % settings['num_heads']:
+                raise ValueError(
+                    f'num_heads={settings["num_heads"]} does not divide '
+                    f'{name}={settings[name]}; choose a width that is a multiple of '
+                    'num_heads, or another num_heads')
+        return settings
+
+    def forward(
+        self,
+        inputs: Tensor,
+        stages: Optional[List[StageRecord]] = None
+    ) -> Union[Tuple[Tensor], SparseFormerOutput]:
+        """Recognise a batch.
+
+        Args:
+            inputs: (B, C_in, H, W), or (B, C_in, T, H, W) with ``spatial_dims=3``;
+                any size from 1 x 1 pixel up (the paper's is 224 x 224).
+            stages: a list that receives one :class:`StageRecord` per sampling
+                stage, in order.
+
+        Returns:
+            ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens,
+            for ``out_type='pooled'``; a :class:`SparseFormerOutput` for 'tokens'.
+
+        Raises:
+            ValueError: for an input of another rank or number of channels.
+        """
+        rank = self.spatial_dims + 2
+        if inputs.dim() != rank or inputs.shape[1] != self.stem.in_channels:
+            layout = '(B, C, T, H, W)' if rank == 5 else '(B, C, H, W)'
+            raise ValueError(
+                f'SparseFormer with spatial_dims={self.spatial_dims} expects input '
+                f'{layout} with C={self.stem.in_channels}, got {tuple(inputs.shape)}')
+        feature = self.stem(inputs)
+        tokens, rois = self._run_blocks(feature, stages)
+        if self.out_type == 'pooled':
+            return (self.norm(tokens.mean(1)), )
+        return SparseFormerOutput(
+            self.norm(tokens), rois.expand(len(tokens), -1, -1),
+            feature.movedim(-1, 1))
+
+    def _run_blocks(self, feature: Tensor, stages) -> Tuple[Tensor, Tensor]:
+        # All images start with the same tokens, so the first look (which has drop
+        # path rate 0) works on a batch of one until features come in.
+        tokens, rois = self.latent()
+        runs = [(f'focusing.{i}', self.focusing) for i in range(self.focusing_repeats)]
+        runs += [(f'cortex.{i}', block) for i, block in enumerate(self.cortex)]
+        for (name, block), rate in zip(runs, self.drop_path_rates):
+            if name == 'cortex.0':
+                tokens = self.transition(tokens)
+            if self.with_cp and torch.is_grad_enabled():
+                tokens, rois, points = checkpoint(
+                    block, tokens, rois, feature, rate, use_reentrant=False)
+            else:
+                tokens, rois, points = block(tokens, rois, feature, rate)
+            if stages is not None and points is not None:
+                batch = len(feature)
+                stages.append(
+                    StageRecord(name, rois.expand(batch, -1, -1),
+                                points.expand(batch, -1, -1, -1), tokens))
+        return tokens, rois
+
+    def _freeze(self):
+        frozen = []
+        if self.frozen_stages >= 0:
+            frozen.append(self.stem)
+        if self.frozen_stages >= 1:
+            frozen += [self.latent, self.transition]
+            frozen += [self.focusing] if self.focusing is not None else []
+            frozen += self.cortex[:self.frozen_stages - 1]
+        for module in frozen:
+            module.eval()
+            for param in module.parameters():
+                param.requires_grad = False
+
+    def train(self, mode: bool = True):
+        """Switch mode; frozen stages (and batch norms, with norm_eval) stay put."""
+        super().train(mode)
+        if mode:
+            self._freeze()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def set_loss_scale(self, scale: float):
+        """Tell the gradient limit of sampling coordinates the current loss scale."""
+        for module in self.modules():
+            if module is not self and hasattr(module, 'set_loss_scale'):
+                module.set_loss_scale(scale)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning rate decay in mmpretrain.
+
+        The stem and the initial tokens have depth 0, the focusing block and the
+        transition 1, cortex block i has 2 + i.
+
+        Args:
+            param_name: full name, starting with ``prefix``.
+            prefix: of the backbone, e.g. 'backbone.'.
+
+        Returns:
+            tuple: the parameter's depth, and the number of depths of a model with a
+            head after the backbone (cortex_depth + 3).
+        """
+        num_layers = len(self.cortex) + 3
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        first, *rest = param_name[len(prefix):].split('.')
+        if first == 'cortex':
+            return 2 + int(rest[0]), num_layers
+        depth = dict(stem=0, latent=0, focusing=1, transition=1)
+        return depth.get(first, num_layers - 1), num_layers
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # Every way of loading comes through here: Pretrained, load_from, resume and
+        # load_state_dict. A method survives deepcopy and pickling, a hook does not.
+        load_into_backbone(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _check_choice(name: str, value, choices):
+    if value not in choices:
+        raise ValueError(f'{name}={value!r} is unknown; choose one of {choices}')
+
+
+def _check_count(name: str, value, least: int = 1):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f'{name}={value!r} must be an integer of at least {least}')
+
+
+def _as_cfg(name: str, value: Union[str, dict], short_names: dict) -> dict:
+    if isinstance(value, dict):
+        return dict(value)
+    if value not in short_names:
+        raise ValueError(f'{name}={value!r} is unknown; choose one of '
+                         f'{sorted(short_names)} or give dict(type=...)')
+    return dict(type=short_names[value])

@@ -1,0 +1,146 @@
+"""Stems: from the input to the map that tokens sample.
+
+A stem is built as ``(in_channels, out_channels)``, maps (B, C_in, [T,] H, W) to a
+channels-last map (B, [T,] H', W', out_channels) in float32 or better, and treats
+the frames of a video as so many images. It may decide ``out_channels`` by itself.
+Another one is written by registering a class of that form with
+:data:`sparseformer_mm.registry.MODELS` and naming it in ``stem=dict(type=...)``.
+"""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from ..registry import MODELS
+from .geometry import at_least_float32
+from .ops import FAST_OPS, is_tracing, no_autocast
+
+_EPS = 1e-7  # added to the variance (authors' training code)
+
+
+def channel_norm(x: Tensor) -> Tensor:
+    """Normalise the last axis with the unbiased variance, without learnable weights.
+
+    ``(x - mean) / sqrt(var_unbiased + 1e-7)``, as ``layer_norm`` with its biased
+    variance: both agree once epsilon and gain are scaled by (C - 1) / C.
+    """
+    channels = x.shape[-1]
+    ratio = (channels - 1) / channels
+    with no_autocast(x):
+        x = at_least_float32(x)
+        gain = x.new_full((channels, ), ratio**0.5)
+        return F.layer_norm(x, (channels, ), gain, eps=_EPS * ratio)
+
+
+class _FramewiseStem(BaseModule):
+    """Runs ``_forward_images`` on images, or on each frame of videos."""
+
+    stride = 1
+
+    def __init__(self, in_channels: int, out_channels: int, init_cfg=None):
+        super().__init__(init_cfg)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+
+    def _forward_images(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, H', W', C)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return self._forward_images(x)
+        frames = x.transpose(1, 2)
+        feature = self._forward_images(frames.flatten(0, 1))
+        return feature.unflatten(0, frames.shape[:2])
+
+
+class _ConvStem(_FramewiseStem):
+
+    def init_weights(self):
+        super().init_weights()
+        self._reset()
+
+    def _reset(self):
+        nn.init.kaiming_normal_(self.conv.weight, mode='fan_out', nonlinearity='relu')
+        nn.init.zeros_(self.conv.bias)
+
+
+@MODELS.register_module()
+class EarlyConv(_ConvStem):
+    """Early convolution (paper, section 3.2): 7x7 / 2, ReLU, 3x3 / 2 max-pool, norm.
+
+    The map is normalised over its channels at each pixel (:func:`channel_norm`).
+
+    Args:
+        in_channels: of the image.
+        out_channels: C.
+
+    Shape:
+        (B, in_channels, [T,] H, W) -> (B, [T,] ceil(H/4), ceil(W/4), C).
+    """
+
+    stride = 4
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 96, init_cfg=None):
+        super().__init__(in_channels, out_channels, init_cfg)
+        self.conv = nn.Conv2d(in_channels, out_channels, 7, stride=2, padding=3)
+        self._reset()
+
+    def _one_pass(self, x: Tensor) -> Tensor:
+        x = self.conv(x.contiguous(memory_format=torch.channels_last))
+        # The maximum commutes with ReLU, which has a quarter of the work after it.
+        x = F.relu(F.max_pool2d(x, 3, stride=2, padding=1), inplace=True)
+        return channel_norm(x.permute(0, 2, 3, 1).contiguous())
+
+    def _forward_images(self, x: Tensor) -> Tensor:
+        # On CPU, one image at a time keeps the convolution's output in the cache.
+        if (FAST_OPS and x.device.type == 'cpu' and len(x) > 1
+                and not torch.is_grad_enabled() and not is_tracing()):
+            return torch.cat([self._one_pass(image) for image in x.split(1)])
+        return self._one_pass(x)
+
+
+@MODELS.register_module()
+class PatchEmbed(_ConvStem):
+    """Non-overlapping patches as in ViT, kept as a map (Table 3d, 'ViT/8-embed').
+
+    Args:
+        in_channels: of the image.
+        out_channels: C.
+        patch_size: in pixels. The input is padded with zeros to a multiple of it.
+
+    Shape:
+        (B, in_channels, [T,] H, W) -> (B, [T,] ceil(H/8), ceil(W/8), C).
+    """
+
+    def __init__(self,
+                 in_channels: int = 3,
+                 out_channels: int = 96,
+                 patch_size: int = 8,
+                 init_cfg=None):
+        super().__init__(in_channels, out_channels, init_cfg)
+        self.stride = patch_size
+        self.conv = nn.Conv2d(in_channels, out_channels, patch_size, stride=patch_size)
+        self._reset()
+
+    def _forward_images(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))
+        x = self.conv(x.contiguous(memory_format=torch.channels_last))
+        return channel_norm(x.permute(0, 2, 3, 1).contiguous())
+
+
+@MODELS.register_module()
+class RawPixels(_FramewiseStem):
+    """The input itself as the map (Table 3d, 'RGB', which the paper could not train).
+
+    Shape:
+        (B, C, [T,] H, W) -> (B, [T,] H, W, C).
+    """
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 3, init_cfg=None):
+        super().__init__(in_channels, in_channels, init_cfg)
+
+    def _forward_images(self, x: Tensor) -> Tensor:
+        return at_least_float32(x.permute(0, 2, 3, 1).contiguous())
