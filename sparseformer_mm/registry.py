@@ -28,3 +28,15 @@ OPTIM_WRAPPERS = Registry(
     parent=MMENGINE_OPTIM_WRAPPERS,
     scope='sparseformer_mm',
     locations=['sparseformer_mm.engine.amp'])
+
+
+def build_part(cfg: dict, **kwargs):
+    """Build a stem or a decoding, whatever the default scope of the config is.
+
+    A type without prefix is searched in this package's registry, then in mmengine's.
+
+    Args:
+        cfg: with ``type``.
+        kwargs: arguments added to it.
+    """
+    return MODELS.build(dict(dict(cfg, **kwargs), _scope_='sparseformer_mm'))

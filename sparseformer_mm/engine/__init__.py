@@ -1,4 +1,4 @@
 """Training helpers on mmengine alone."""
-from .hooks import LossScaleHook
+from .hooks import ConvertCheckpointHook, LossScaleHook
 
-__all__ = ['LossScaleHook']
+__all__ = ['ConvertCheckpointHook', 'LossScaleHook']

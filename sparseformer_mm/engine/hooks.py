@@ -3,7 +3,15 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 
+from ..models.checkpoint import convert_checkpoint
 from ..registry import HOOKS
+
+# Where the libraries' models keep a linear classifier.
+_CLASSIFIERS = ('head.fc', 'cls_head.fc_cls')
+
+
+def _unwrap(model):
+    return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
@@ -22,8 +30,7 @@ class LossScaleHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         scale = self._loss_scale(runner.optim_wrapper)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for module in model.modules():
+        for module in _unwrap(runner.model).modules():
             # Any module with this method: the sampling stages of every backbone.
             if hasattr(module, 'knows_loss_scale'):
                 module.set_loss_scale(scale)
@@ -43,3 +50,26 @@ class LossScaleHook(Hook):
             return scales.pop()
         scaler = getattr(optim_wrapper, 'loss_scaler', None)
         return scaler.get_scale() if scaler is not None else 1.
+
+
+@HOOKS.register_module()
+class ConvertCheckpointHook(Hook):
+    """Let ``load_from`` and ``tools/test.py`` take the authors' checkpoint files.
+
+    Their names (both layouts, wrapped or not, EMA or not) become this package's, and
+    their classifier goes to the library's linear head. Other files pass untouched.
+    (The backbone's ``init_cfg=dict(type='Pretrained')`` needs no hook.)
+
+    Example:
+        >>> custom_hooks = [dict(type='sparseformer_mm.ConvertCheckpointHook')]
+    """
+
+    priority = 'VERY_HIGH'  # before the EMA hook reads the weights
+
+    def after_load_checkpoint(self, runner, checkpoint: dict):
+        names = dict(_unwrap(runner.model).named_modules())
+        classifier = next((name for name in _CLASSIFIERS if name in names), None)
+        state = convert_checkpoint(checkpoint, classifier)
+        if state is not None:
+            checkpoint.clear()
+            checkpoint.update(state_dict=state, meta={})

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from ..registry import MODELS
+from ..registry import build_part
 from .geometry import adjust_rois, at_least_float32
 from .ops import Linear, attention, drop_path, no_autocast
 from .sampling import SparseSampling
@@ -137,12 +137,11 @@ class Block(BaseModule):
                 look['spatial_dims'],
                 learnable=not fixed,
                 limit_grad=look['limit_grad'])
-            self.decoder = MODELS.build(
-                dict(
-                    look['decoding'],
-                    dims=dims,
-                    feat_channels=look['feat_channels'],
-                    num_points=look['num_points']))
+            self.decoder = build_part(
+                look['decoding'],
+                dims=dims,
+                feat_channels=look['feat_channels'],
+                num_points=look['num_points'])
         self.ffn_norm = nn.LayerNorm(dims, eps=1e-6)
         self.ffn = FFN(dims, ffn_ratio)
 

@@ -156,6 +156,36 @@ def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
     return result
 
 
+def convert_checkpoint(checkpoint: Mapping,
+                       classifier: Optional[str] = None) -> Optional[OrderedDict]:
+    """Translate a file of the authors to the state dict of an OpenMMLab model.
+
+    Args:
+        checkpoint: the file's content, wrapped or not.
+        classifier: name of the linear layer that gets the authors' classifier, e.g.
+            'head.fc'; None leaves it out.
+
+    Returns:
+        OrderedDict with 'backbone.' before the names, or None if this is no file of
+        the authors.
+    """
+    weights, wrapper = unwrap(checkpoint)
+    found = detect_layout(weights)
+    if found is None or found[0] == 'mm':
+        return None
+    result = OrderedDict()
+    for key, value in to_mm(weights, *found).items():
+        if not key.startswith('head.'):
+            result[f'backbone.{key}'] = value
+        elif classifier:
+            result[classifier + key[len('head'):]] = value
+    print_log(
+        f"SparseFormer: checkpoint with the authors' {found[0]} names"
+        f'{f" under {wrapper!r}" if wrapper else ""} translated',
+        logger='current')
+    return result
+
+
 def inflate_state(state: Mapping, inflation: int) -> 'OrderedDict[str, Tensor]':
     """Make an image model's 'mm' state a video model's (paper, section 3.2).
 
@@ -225,7 +255,8 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     """Rewrite ``state_dict`` in place so that ``model`` loads all that fits.
 
     Finds the model's tensors under ``prefix``, or else anywhere in the dictionary,
-    wrapped or not, in any known layout; fits other numbers of tokens or points and
+    wrapped or not, in any known layout (a backbone that is loaded by itself sees the
+    whole file); fits other numbers of tokens or points and
     image weights for a video model; logs what was loaded, re-initialised and left.
 
     Args:
@@ -253,14 +284,7 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
                     f'under {wrapper!r}' if wrapper else '',
                     f'prefix {found_prefix!r}' if found_prefix else ''
                 ]))
-            if prefix == '':
-                state_dict.clear()
-            elif layout != 'mm' and prefix.endswith('backbone.'):
-                # mmpretrain's linear head is the backbone's sibling.
-                for name in ('weight', 'bias'):
-                    if f'head.{name}' in source:
-                        parent = prefix[:-len('backbone.')]
-                        state_dict[f'{parent}head.fc.{name}'] = source[f'head.{name}']
+            state_dict.clear()  # all that is here is ours, under other names
 
     fitted, redrawn, reasons = _fit(source, own, model)
     wrong = [
@@ -287,7 +311,7 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         problems += f'; of another shape: {_shorten(wrong)}'
     if problems and not model.allow_partial_load:
         raise RuntimeError(
-            message + problems + '. Check that arch, widths and depth agree with the '
+            message + problems + _foreign_hint(prefix, source) + '. Check that arch, widths and depth agree with the '
             'checkpoint and that the file is whole and a SparseFormer; to load a part '
             'of the model on purpose, set allow_partial_load=True on the backbone.')
     level = logging.WARNING if problems else logging.INFO
@@ -298,6 +322,16 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     for key, mine in own.items():
         # What is not in the checkpoint keeps its value, without a second complaint.
         state_dict[prefix + key] = fitted.get(key, mine.clone())
+
+
+def _foreign_hint(prefix: str, source: Dict[str, Tensor]) -> str:
+    if source or not prefix:
+        return ''
+    return (f'. Nothing in the checkpoint is under {prefix!r}: if it is a file of the '
+            "authors or a bare backbone, load it through the backbone's "
+            "init_cfg=dict(type='Pretrained', checkpoint=...), or add "
+            "dict(type='sparseformer_mm.ConvertCheckpointHook') to custom_hooks, or "
+            'convert it with tools/model_converters/showlab_to_mm.py')
 
 
 def _shorten(names: List[str], most: int = 12) -> str:

@@ -71,7 +71,7 @@ class _Mixing(BaseModule):
         weights = self._mixing_weights(tokens, batch)
         x = sampled.flatten(0, 1).to(weights.dtype)
         x = mix(x, *self.split(weights), self.channel_bias, self.point_bias)
-        return self.proj(x.reshape(batch, num_tokens, -1))
+        return self.proj(x.reshape(batch, num_tokens, self.proj.in_features))
 
 
 @MODELS.register_module()

@@ -15,7 +15,8 @@ ROI_INITS = ('half', 'cell', 'whole', 'random')
 
 # Bounds that no sensible RoI reaches; they keep exploding or collapsing RoIs finite,
 # forward and backward, without touching any value of a healthy model.
-_MIN_SIZE, _MAX_SIZE, _MAX_CENTRE, _MAX_LOG_SCALE = 1e-6, 1e4, 1e4, 16.
+_MIN_SIZE, _MAX_SIZE, _MAX_CENTRE = 1e-6, 1e4, 1e4
+_MAX_MOVE, _MAX_LOG_SCALE = 1e3, 16.
 
 # Added to the standard deviation of the offsets (authors' training code).
 _OFFSET_EPS = 1e-7
@@ -134,9 +135,9 @@ def rois_to_corners(rois: Tensor) -> Tensor:
 def adjust_rois(rois: Tensor, deltas: Tensor) -> Tensor:
     """Move and scale RoIs by deltas in units of their size (paper, equations 7 and 8).
 
-    ``centre + delta * |size|`` and ``|size| * exp(delta)``. Deltas of the size beyond
-    +-16, sizes outside [1e-6, 1e4] and centres beyond +-1e4 are clamped, so that
-    nothing overflows.
+    ``centre + delta * |size|`` and ``|size| * exp(delta)``. Moves beyond +-1000 sizes,
+    exponents beyond +-16, sizes outside [1e-6, 1e4] and centres beyond +-1e4 are
+    clamped, so that nothing overflows.
 
     Args:
         rois: (..., 2D) centre and size.
@@ -148,6 +149,7 @@ def adjust_rois(rois: Tensor, deltas: Tensor) -> Tensor:
     centre, size = at_least_float32(rois).chunk(2, -1)
     move, log_scale = at_least_float32(deltas).chunk(2, -1)
     size = size.abs()
+    move = move.clamp(-_MAX_MOVE, _MAX_MOVE)
     centre = (centre + move * size).clamp(-_MAX_CENTRE, _MAX_CENTRE)
     size = size * log_scale.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp()
     return torch.cat([centre, size.clamp(_MIN_SIZE, _MAX_SIZE)], -1)

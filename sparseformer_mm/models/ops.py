@@ -15,6 +15,10 @@ from torch.autograd.function import once_differentiable
 
 FAST_OPS = True
 
+_HAS_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, '_linear_pointwise'))
+
 
 def is_tracing() -> bool:
     """True while torch.compile, torch.export or a tracer records the model."""
@@ -26,7 +30,10 @@ def is_tracing() -> bool:
 
 def autocast_dtype(device_type: str):
     """The dtype autocast uses on a device now, None where it is off."""
-    if device_type == 'cpu':
+    if hasattr(torch, 'get_autocast_dtype'):
+        on = torch.is_autocast_enabled(device_type)
+        return torch.get_autocast_dtype(device_type) if on else None
+    if device_type == 'cpu':  # torch < 2.4
         on = torch.is_autocast_cpu_enabled()
         return torch.get_autocast_cpu_dtype() if on else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
@@ -67,12 +74,10 @@ class _OneDNNLinear(torch.autograd.Function):
 
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (FAST_OPS and x.device.type == 'cpu' and x.dtype == torch.float32
-            and weight.dtype == torch.float32 and x.numel() > 0
-            and torch.backends.mkldnn.is_available()
-            and torch.backends.mkldnn.enabled
-            and hasattr(torch.ops.mkldnn, '_linear_pointwise')
-            and autocast_dtype('cpu') is None and not is_tracing())
+    return (FAST_OPS and not is_tracing() and x.device.type == 'cpu'
+            and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
+            and _HAS_ONEDNN and torch.backends.mkldnn.enabled
+            and autocast_dtype('cpu') is None)
 
 
 def linear(x: Tensor, weight: Tensor, bias=None) -> Tensor:
@@ -112,9 +117,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     for wide heads and takes three times as long as the explicit form at the widths
     4 and 8 of this model. (``softmax`` itself is slow on rows as short as these.)
     """
-    explicit = (FAST_OPS and query.device.type == 'cpu' and torch.is_grad_enabled()
-                and query.requires_grad and query.dtype == torch.float32
-                and not is_tracing())
+    explicit = (FAST_OPS and not is_tracing() and query.device.type == 'cpu'
+                and query.requires_grad and query.dtype == torch.float32)
     if not explicit:
         return F.scaled_dot_product_attention(query, key, value)
     scores = (query * query.shape[-1]**-0.5) @ key.transpose(-2, -1)
@@ -133,5 +137,5 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """
     if rate == 0. or not training:
         return x
-    shape = (len(x), ) + (1, ) * (x.dim() - 1)
+    shape = (x.shape[0], ) + (1, ) * (x.dim() - 1)
     return x * (x.new_empty(shape).bernoulli_(1 - rate) / (1 - rate))

@@ -3,13 +3,13 @@ from typing import List, NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..registry import MODELS
+from ..registry import MODELS, build_part
 from .blocks import Block
 from .checkpoint import load_into_backbone
 from .geometry import ROI_INITS, at_least_float32, inflate_rois, init_rois
@@ -220,11 +220,10 @@ class SparseFormer(BaseModule):
         self.focusing_repeats = arch['focusing_repeats']
         self.embed_dims = arch['cortex_dims']
 
-        self.stem = MODELS.build(
-            dict(
-                _as_cfg('stem', stem, STEMS),
-                in_channels=in_channels,
-                out_channels=arch['feat_channels']))
+        self.stem = build_part(
+            _as_cfg('stem', stem, STEMS),
+            in_channels=in_channels,
+            out_channels=arch['feat_channels'])
         self.latent = LatentTokens(
             arch['num_tokens'],
             arch['focusing_dims'],
@@ -246,7 +245,7 @@ class SparseFormer(BaseModule):
         self.transition = nn.Sequential(
             Linear(arch['focusing_dims'], arch['cortex_dims']),
             nn.LayerNorm(arch['cortex_dims'], eps=1e-6))
-        self.cortex = nn.ModuleList(
+        self.cortex = ModuleList(
             Block(arch['cortex_dims'], heads, ratio, None if i else look)
             for i in range(arch['cortex_depth']))
         self.norm = nn.LayerNorm(arch['cortex_dims'], eps=1e-6)
@@ -319,7 +318,7 @@ class SparseFormer(BaseModule):
         if self.out_type == 'pooled':
             return (self.norm(tokens.mean(1)), )
         return SparseFormerOutput(
-            self.norm(tokens), rois.expand(len(tokens), -1, -1),
+            self.norm(tokens), rois.expand(tokens.shape[0], -1, -1),
             feature.movedim(-1, 1))
 
     def _run_blocks(self, feature: Tensor, stages) -> Tuple[Tensor, Tensor]:
@@ -337,7 +336,7 @@ class SparseFormer(BaseModule):
             else:
                 tokens, rois, points = block(tokens, rois, feature, rate)
             if stages is not None and points is not None:
-                batch = len(feature)
+                batch = feature.shape[0]
                 stages.append(
                     StageRecord(name, rois.expand(batch, -1, -1),
                                 points.expand(batch, -1, -1, -1), tokens))

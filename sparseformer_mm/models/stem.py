@@ -95,8 +95,8 @@ class EarlyConv(_ConvStem):
 
     def _forward_images(self, x: Tensor) -> Tensor:
         # On CPU, one image at a time keeps the convolution's output in the cache.
-        if (FAST_OPS and x.device.type == 'cpu' and len(x) > 1
-                and not torch.is_grad_enabled() and not is_tracing()):
+        if (not is_tracing() and FAST_OPS and x.device.type == 'cpu' and len(x) > 1
+                and not torch.is_grad_enabled()):
             return torch.cat([self._one_pass(image) for image in x.split(1)])
         return self._one_pass(x)
 

@@ -1,0 +1,55 @@
+"""torch.compile, torch.export: one graph, the same answer."""
+import pytest
+import torch
+
+from sparseformer_mm import SparseFormer
+
+ARCH = dict(
+    num_tokens=4,
+    num_points=4,
+    focusing_dims=16,
+    focusing_repeats=2,
+    cortex_dims=24,
+    cortex_depth=2,
+    num_heads=4,
+    feat_channels=8)
+MODERN = tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6)
+
+
+def model(**kwargs):
+    torch.manual_seed(0)
+    model = SparseFormer(ARCH, **kwargs)
+    for name, param in model.named_parameters():
+        if 'token_rois' not in name:
+            param.data.add_(torch.randn_like(param) * 0.1)
+    return model
+
+
+@pytest.mark.skipif(not MODERN, reason='older compilers break the graph here')
+@pytest.mark.parametrize('kwargs', [dict(), dict(spatial_dims=3, token_inflation=2)])
+def test_compiles_without_graph_breaks(kwargs):
+    eager, compiled = model(**kwargs), model(**kwargs)
+    for module in (eager, compiled):
+        module.set_loss_scale(2.)
+    run = torch.compile(compiled, fullgraph=True, backend='aot_eager')
+    shape = (2, 3, 3, 32, 40) if kwargs else (2, 3, 32, 40)
+    inputs = torch.randn(shape)
+    expected, = eager(inputs)
+    out, = run(inputs)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
+    expected.sum().backward()
+    out.sum().backward()
+    for (name, one), two in zip(eager.named_parameters(), compiled.parameters()):
+        torch.testing.assert_close(two.grad, one.grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.skipif(not MODERN, reason='torch.export of this torch is a prototype')
+@pytest.mark.parametrize('out_type', ['pooled', 'tokens'])
+def test_exports_with_dynamic_batch(out_type):
+    module = model(out_type=out_type).eval()
+    batch = torch.export.Dim('batch', min=2, max=16)
+    program = torch.export.export(
+        module, (torch.randn(2, 3, 32, 40), ), dynamic_shapes=({0: batch}, None)[:1])
+    inputs = torch.randn(5, 3, 32, 40)
+    for out, expected in zip(program.module()(inputs), module(inputs)):
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)

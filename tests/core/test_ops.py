@@ -1,0 +1,82 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sparseformer_mm.models import ops
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('shape', [(5, 12), (2, 3, 12), (1, 12), (2, 3, 4, 12)])
+def test_linear_agrees_with_torch(shape, bias):
+    torch.manual_seed(0)
+    x = torch.randn(shape, requires_grad=True)
+    weight = torch.randn(9, 12, requires_grad=True)
+    args = (x, weight) + ((torch.randn(9, requires_grad=True), ) if bias else ())
+    cotangent = torch.randn(*shape[:-1], 9)
+    assert ops._use_onednn(x, weight)
+    outputs, grads = [], []
+    for function in (F.linear, ops.linear):
+        out = function(*args)
+        outputs.append(out)
+        grads.append(torch.autograd.grad((out * cotangent).sum(), args))
+    torch.testing.assert_close(*outputs)
+    for reference, fast in zip(*grads):
+        assert fast.shape == reference.shape
+        torch.testing.assert_close(fast, reference)
+    with torch.no_grad():
+        torch.testing.assert_close(ops.linear(*args), outputs[0])
+
+
+def test_linear_gives_only_the_gradients_asked_for():
+    x, weight = torch.randn(4, 6), torch.randn(3, 6, requires_grad=True)
+    ops.linear(x, weight).sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(3, -1))
+
+
+def test_other_dtypes_take_the_reference(monkeypatch):
+    monkeypatch.setattr(ops, '_onednn', lambda *args: pytest.fail('fast path taken'))
+    for dtype in (torch.float64, torch.bfloat16):
+        ops.linear(torch.randn(2, 4, dtype=dtype), torch.randn(3, 4, dtype=dtype))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = ops.linear(torch.randn(2, 4), torch.randn(3, 4))
+    assert out.dtype == torch.bfloat16
+    monkeypatch.setattr(ops, 'FAST_OPS', False)
+    ops.linear(torch.randn(2, 4), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize('width', [1, 4, 8, 64])
+def test_attention_agrees_with_torch(width):
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 2, 5, 7, width, requires_grad=True)
+    cotangent = torch.randn(2, 5, 7, width)
+    outputs, grads = [], []
+    for function in (F.scaled_dot_product_attention, ops.attention):
+        out = function(*qkv.unbind(0))
+        outputs.append(out)
+        grads.append(torch.autograd.grad((out * cotangent).sum(), qkv)[0])
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*grads)
+
+
+def test_attention_survives_huge_scores():
+    qkv = torch.randn(3, 1, 1, 4, 4) * 1e4
+    out = ops.attention(*qkv.requires_grad_().unbind(0))
+    out.sum().backward()
+    assert out.isfinite().all()
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 3)
+    out = ops.drop_path(x, 0.25, training=True)
+    assert ((out == 0).all(1) | (out == 1 / 0.75).all(1)).all()
+    assert abs(out.mean().item() - 1) < 0.03
+    assert ops.drop_path(x, 0.25, training=False) is x
+    assert ops.drop_path(x, 0., training=True) is x
+
+
+def test_init_is_truncated_normal():
+    torch.manual_seed(0)
+    layer = ops.Linear(300, 300)
+    assert abs(layer.weight.std().item() - 0.02) < 5e-4
+    assert (layer.bias == 0).all()

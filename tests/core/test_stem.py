@@ -1,0 +1,56 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sparseformer_mm.models.stem import EarlyConv, PatchEmbed, RawPixels, channel_norm
+
+
+def test_channel_norm_uses_the_unbiased_variance():
+    x = torch.randn(2, 3, 4, 7, dtype=torch.float64) * 3 + 1
+    expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-7).sqrt()
+    torch.testing.assert_close(channel_norm(x), expected, rtol=1e-12, atol=1e-12)
+    flat = torch.full((1, 7), 3., requires_grad=True)  # no variance at all
+    channel_norm(flat).sum().backward()
+    assert flat.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (1, 1)])
+def test_early_conv_is_the_plain_form(size):
+    torch.manual_seed(0)
+    stem = EarlyConv(3, 8).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    y = F.max_pool2d(F.relu(stem.conv(x)), 3, 2, 1)
+    expected = channel_norm(y.permute(0, 2, 3, 1))
+    torch.testing.assert_close(stem(x), expected)
+    with torch.no_grad():  # one image at a time
+        torch.testing.assert_close(stem(x), expected.detach())
+    assert stem(x).shape[1:3] == (-(-size[0] // 4), -(-size[1] // 4))
+
+
+@pytest.mark.parametrize('stem', [EarlyConv, PatchEmbed, RawPixels])
+def test_frames_are_treated_as_images(stem):
+    torch.manual_seed(0)
+    stem = stem(3, 8)
+    video = torch.randn(2, 3, 5, 24, 40)
+    out = stem(video)
+    assert out.shape[:2] == (2, 5)
+    for frame in range(5):
+        torch.testing.assert_close(out[:, frame], stem(video[:, :, frame]))
+
+
+def test_patches_do_not_overlap_and_odd_sizes_are_padded():
+    torch.manual_seed(0)
+    stem = PatchEmbed(3, 8)
+    x = torch.randn(1, 3, 20, 17)
+    out = stem(x)
+    assert out.shape == (1, 3, 3, 8)
+    x[..., :8, :8] = 0
+    changed = (stem(x) != out).any(-1)
+    assert changed.nonzero().tolist() == [[0, 0, 0]]
+
+
+def test_raw_pixels_are_the_input():
+    x = torch.randn(1, 3, 4, 5)
+    stem = RawPixels(3)
+    assert stem.out_channels == 3
+    assert (stem(x).permute(0, 3, 1, 2) == x).all()
