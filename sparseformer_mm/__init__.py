@@ -6,6 +6,7 @@ line needed) and, after ``custom_imports = dict(imports=['sparseformer_mm'])``,
 the bare ``type='SparseFormer'`` build inside mmpretrain, mmdet, mmseg and
 mmaction2.
 """
+
 from .version import __version__
 
 try:
@@ -16,12 +17,17 @@ except ImportError as error:
         f'sparseformer_mm needs torch and mmengine, and {error.name!r} cannot be '
         'imported. Install torch for your platform first, then '
         '`pip install onedl-mmengine` (maintained) or `pip install mmengine` '
-        '(the classic OpenMMLab release).') from error
+        '(the classic OpenMMLab release).'
+    ) from error
 
 from . import models, registry  # noqa: E402
 from .models import SparseFormer, SparseFormerOutput, StageRecord  # noqa: E402
 
 __all__ = [
-    '__version__', 'SparseFormer', 'SparseFormerOutput', 'StageRecord', 'models',
-    'registry'
+    '__version__',
+    'SparseFormer',
+    'SparseFormerOutput',
+    'StageRecord',
+    'models',
+    'registry',
 ]

@@ -6,6 +6,7 @@ mmengine imports ``<prefix>.registry`` when it meets a type such as
 ``sparseformer_mm.seg.SomeHead``, is imported by its dotted path when used, and
 its library with it.
 """
+
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
@@ -15,19 +16,22 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='sparseformer_mm',
-    locations=['sparseformer_mm.models'])
+    locations=['sparseformer_mm.models'],
+)
 
 HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='sparseformer_mm',
-    locations=['sparseformer_mm.engine'])
+    locations=['sparseformer_mm.engine'],
+)
 
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,
     scope='sparseformer_mm',
-    locations=['sparseformer_mm.engine.amp'])
+    locations=['sparseformer_mm.engine.amp'],
+)
 
 
 def build_part(cfg: dict, **kwargs):

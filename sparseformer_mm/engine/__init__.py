@@ -1,4 +1,5 @@
 """Training helpers on mmengine alone."""
+
 from .hooks import ConvertCheckpointHook, LossScaleHook
 
 __all__ = ['ConvertCheckpointHook', 'LossScaleHook']

@@ -1,9 +1,11 @@
 """Hooks for mmengine's runner."""
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 
 from ..models.checkpoint import convert_checkpoint
+from ..models.sampling import SparseSampling
 from ..registry import HOOKS
 
 # Where the libraries' models keep a linear classifier.
@@ -31,25 +33,24 @@ class LossScaleHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         scale = self._loss_scale(runner.optim_wrapper)
         for module in _unwrap(runner.model).modules():
-            # Any module with this method: the sampling stages of every backbone.
-            if hasattr(module, 'knows_loss_scale'):
+            if isinstance(module, SparseSampling):
                 module.set_loss_scale(scale)
 
     @staticmethod
     def _loss_scale(optim_wrapper) -> float:
         if isinstance(optim_wrapper, OptimWrapperDict):
             scales = {
-                LossScaleHook._loss_scale(wrapper)
-                for wrapper in optim_wrapper.values()
+                LossScaleHook._loss_scale(wrapper) for wrapper in optim_wrapper.values()
             }
             if len(scales) > 1:
                 raise ValueError(
-                    f'LossScaleHook found different loss scales {sorted(scales)} in the '
-                    'optimizer wrappers of one model; give them one scaler, or '
-                    'bfloat16, which needs none')
+                    f'LossScaleHook found different loss scales {sorted(scales)} in '
+                    'the optimizer wrappers of one model; give them one scaler, or '
+                    'bfloat16, which needs none'
+                )
             return scales.pop()
         scaler = getattr(optim_wrapper, 'loss_scaler', None)
-        return scaler.get_scale() if scaler is not None else 1.
+        return scaler.get_scale() if scaler is not None else 1.0
 
 
 @HOOKS.register_module()

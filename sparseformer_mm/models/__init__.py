@@ -1,9 +1,18 @@
 """The core: torch and mmengine only, one code for images and videos."""
+
 from .decoding import AdaptiveMixing, LinearDecoding, StaticMixing
-from .sparseformer import SparseFormer, SparseFormerOutput, StageRecord
+from .sparseformer import SparseFormer
 from .stem import EarlyConv, PatchEmbed, RawPixels
+from .tokens import SparseFormerOutput, StageRecord
 
 __all__ = [
-    'SparseFormer', 'SparseFormerOutput', 'StageRecord', 'AdaptiveMixing',
-    'StaticMixing', 'LinearDecoding', 'EarlyConv', 'PatchEmbed', 'RawPixels'
+    'SparseFormer',
+    'SparseFormerOutput',
+    'StageRecord',
+    'AdaptiveMixing',
+    'StaticMixing',
+    'LinearDecoding',
+    'EarlyConv',
+    'PatchEmbed',
+    'RawPixels',
 ]

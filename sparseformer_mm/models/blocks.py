@@ -1,4 +1,5 @@
 """Transformer blocks on tokens: plain ones, and ones that look at the image."""
+
 from typing import Optional, Tuple
 
 import torch.nn as nn
@@ -31,7 +32,8 @@ class Attention(BaseModule):
         if dims % num_heads:
             raise ValueError(
                 f'num_heads={num_heads} does not divide the token width {dims}; '
-                'choose a width that is a multiple of it, or other num_heads')
+                'choose a width that is a multiple of it, or other num_heads'
+            )
         self.num_heads = num_heads
         self.qkv = Linear(dims, 3 * dims)
         self.proj = Linear(dims, dims)
@@ -81,7 +83,7 @@ class RoIAdjust(BaseModule):
         self._reset()
 
     def _reset(self):
-        nn.init.constant_(self.norm.weight, self.norm.weight.numel()**-0.5)
+        nn.init.constant_(self.norm.weight, self.norm.weight.numel() ** -0.5)
         nn.init.zeros_(self.norm.bias)
         nn.init.zeros_(self.proj.weight)
 
@@ -89,10 +91,9 @@ class RoIAdjust(BaseModule):
         super().init_weights()
         self._reset()
 
-    def forward(self,
-                tokens: Tensor,
-                rois: Tensor,
-                drop_path_rate: float = 0.) -> Tensor:
+    def forward(
+        self, tokens: Tensor, rois: Tensor, drop_path_rate: float = 0.0
+    ) -> Tensor:
         with no_autocast(tokens):
             deltas = self.proj(self.norm(tokens.to(self.norm.weight.dtype)))
             deltas = at_least_float32(deltas)
@@ -118,12 +119,14 @@ class Block(BaseModule):
         Tokens and RoIs of batch 1 are shared by all images of ``feature``.
     """
 
-    def __init__(self,
-                 dims: int,
-                 num_heads: int,
-                 ffn_ratio: float = 4,
-                 look: Optional[dict] = None,
-                 init_cfg=None):
+    def __init__(
+        self,
+        dims: int,
+        num_heads: int,
+        ffn_ratio: float = 4,
+        look: Optional[dict] = None,
+        init_cfg=None,
+    ):
         super().__init__(init_cfg)
         self.looks = look is not None
         self.attn_norm = nn.LayerNorm(dims, eps=1e-6)
@@ -136,21 +139,19 @@ class Block(BaseModule):
                 look['num_points'],
                 look['spatial_dims'],
                 learnable=not fixed,
-                limit_grad=look['limit_grad'])
+                limit_grad=look['limit_grad'],
+            )
             self.decoder = build_part(
                 look['decoding'],
                 dims=dims,
                 feat_channels=look['feat_channels'],
-                num_points=look['num_points'])
+                num_points=look['num_points'],
+            )
         self.ffn_norm = nn.LayerNorm(dims, eps=1e-6)
         self.ffn = FFN(dims, ffn_ratio)
 
     def forward(
-            self,
-            tokens: Tensor,
-            rois: Tensor,
-            feature: Tensor,
-            drop_path_rate: float = 0.
+        self, tokens: Tensor, rois: Tensor, feature: Tensor, drop_path_rate: float = 0.0
     ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
 
         def drop(update: Tensor) -> Tensor:

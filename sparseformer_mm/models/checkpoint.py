@@ -5,6 +5,7 @@ training code) and 'v2' (their later library). :func:`to_mm` and :func:`from_mm`
 pure functions between them; :func:`load_into_backbone` is what every loading of a
 :class:`~.sparseformer.SparseFormer` passes through.
 """
+
 import logging
 import re
 from collections import OrderedDict
@@ -18,8 +19,7 @@ from torch import Tensor
 from .geometry import corners_to_rois, inflate_rois, rois_to_corners
 
 # The key that tells a layout: the initial RoIs.
-_MARKERS = dict(
-    mm='latent.token_rois', v1='token_roi.weight', v2='initial_roi.weight')
+_MARKERS = dict(mm='latent.token_rois', v1='token_roi.weight', v2='initial_roi.weight')
 
 # Where training codes put weights, best first: averaged weights are the ones that
 # were evaluated. mmengine's own 'ema_state_dict' is absent on purpose: its EMA hook
@@ -48,12 +48,21 @@ _BLOCK_NAMES = (
     ('sampler.norm.', 'roi_offset_module.0.', 'roi_offset_module.0.'),
     ('sampler.proj.', 'roi_offset_module.1.', 'roi_offset_module.1.'),
     ('sampler.bias', 'roi_offset_bias', 'roi_offset_bias'),
-    ('decoder.norm.', 'adaptive_mixing.parameter_generator.0.',
-     'adaptive_mixing.parameter_generator.0.'),
-    ('decoder.squeeze.', 'adaptive_mixing.parameter_generator.1.',
-     'adaptive_mixing.parameter_generator.1.'),
-    ('decoder.generate.', 'adaptive_mixing.parameter_generator.2.',
-     'adaptive_mixing.parameter_generator.2.'),
+    (
+        'decoder.norm.',
+        'adaptive_mixing.parameter_generator.0.',
+        'adaptive_mixing.parameter_generator.0.',
+    ),
+    (
+        'decoder.squeeze.',
+        'adaptive_mixing.parameter_generator.1.',
+        'adaptive_mixing.parameter_generator.1.',
+    ),
+    (
+        'decoder.generate.',
+        'adaptive_mixing.parameter_generator.2.',
+        'adaptive_mixing.parameter_generator.2.',
+    ),
     ('decoder.channel_bias', 'adaptive_mixing.m_beta', 'adaptive_mixing.m_beta'),
     ('decoder.point_bias', 'adaptive_mixing.s_beta', 'adaptive_mixing.s_beta'),
     ('decoder.proj.', 'adaptive_mixing.tuo_proj.', 'adaptive_mixing.out_proj.'),
@@ -79,7 +88,7 @@ def detect_layout(state: Mapping) -> Optional[Tuple[str, str]]:
     for key in state:
         for layout, marker in _MARKERS.items():
             if isinstance(key, str) and re.search(rf'(^|\.){re.escape(marker)}$', key):
-                return layout, key[:-len(marker)]
+                return layout, key[: -len(marker)]
     return None
 
 
@@ -87,10 +96,13 @@ def _rename(key: str, source: str, target: str) -> Optional[str]:
     """Translate one parameter name, None if it is unknown."""
     here, there = _LAYOUTS.index(source), _LAYOUTS.index(target)
     block = re.match(r'(focusing|cortex\.(\d+)|layers\.(\d+))\.', key)
-    rest = key[block.end():] if block else key
+    rest = key[block.end() :] if block else key
     if block and not key.startswith('layers.1.'):
-        index = 0 if block[2] is None and block[3] is None else (
-            int(block[3]) if block[2] is None else int(block[2]) + 2)
+        index = (
+            0
+            if block[2] is None and block[3] is None
+            else (int(block[3]) if block[2] is None else int(block[2]) + 2)
+        )
         if target == 'mm':
             head = 'focusing.' if index == 0 else f'cortex.{index - 2}.'
         else:
@@ -100,7 +112,7 @@ def _rename(key: str, source: str, target: str) -> Optional[str]:
         head, rest, names = '', key, _TOP_NAMES
     for name in names:
         if rest.startswith(name[here]):
-            return head + name[there] + rest[len(name[here]):]
+            return head + name[there] + rest[len(name[here]) :]
     return None
 
 
@@ -119,7 +131,7 @@ def to_mm(state: Mapping, layout: str, prefix: str = '') -> 'OrderedDict[str, Te
     for key, value in state.items():
         if not key.startswith(prefix) or not isinstance(value, Tensor):
             continue
-        name = key[len(prefix):]
+        name = key[len(prefix) :]
         if layout != 'mm':
             name = _rename(name, layout, 'mm')
             if name is None:
@@ -147,7 +159,9 @@ def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
     for key, value in state.items():
         name = _rename(key, 'mm', layout)
         if name is None:
-            raise KeyError(f"the authors' {layout} layout has no counterpart of {key!r}")
+            raise KeyError(
+                f"the authors' {layout} layout has no counterpart of {key!r}"
+            )
         if key == 'latent.token_rois':
             value = rois_to_corners(value)
         elif key == 'stem.conv.weight' and is_video:
@@ -156,8 +170,9 @@ def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
     return result
 
 
-def convert_checkpoint(checkpoint: Mapping,
-                       classifier: Optional[str] = None) -> Optional[OrderedDict]:
+def convert_checkpoint(
+    checkpoint: Mapping, classifier: Optional[str] = None
+) -> Optional[OrderedDict]:
     """Translate a file of the authors to the state dict of an OpenMMLab model.
 
     Args:
@@ -178,11 +193,12 @@ def convert_checkpoint(checkpoint: Mapping,
         if not key.startswith('head.'):
             result[f'backbone.{key}'] = value
         elif classifier:
-            result[classifier + key[len('head'):]] = value
+            result[classifier + key[len('head') :]] = value
     print_log(
         f"SparseFormer: checkpoint with the authors' {found[0]} names"
         f'{f" under {wrapper!r}" if wrapper else ""} translated',
-        logger='current')
+        logger='current',
+    )
     return result
 
 
@@ -198,9 +214,12 @@ def inflate_state(state: Mapping, inflation: int) -> 'OrderedDict[str, Tensor]':
     result = OrderedDict(state)
     result['latent.token_rois'] = inflate_rois(state['latent.token_rois'], inflation)
     result['latent.token_embeddings'] = state['latent.token_embeddings'].repeat(
-        inflation, 1)
+        inflation, 1
+    )
     for key, value in state.items():
-        if key.endswith(('sampler.bias', 'sampler.proj.weight', 'roi_adjust.proj.weight')):
+        if key.endswith(
+            ('sampler.bias', 'sampler.proj.weight', 'roi_adjust.proj.weight')
+        ):
             # Axes come in groups of x, y per point, or of centre and size.
             axes = value.unflatten(0, (-1, 2))
             axes = torch.cat([axes, torch.zeros_like(axes[:, :1])], 1)
@@ -208,8 +227,9 @@ def inflate_state(state: Mapping, inflation: int) -> 'OrderedDict[str, Tensor]':
     return result
 
 
-def _fit(source: Dict[str, Tensor], own: Dict[str, Tensor],
-         model) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
+def _fit(
+    source: Dict[str, Tensor], own: Dict[str, Tensor], model
+) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
     """Fit a state to the model's shapes.
 
     Returns:
@@ -220,8 +240,10 @@ def _fit(source: Dict[str, Tensor], own: Dict[str, Tensor],
     rois = source.get('latent.token_rois')
     if rois is not None and rois.shape[-1] == 4 and model.spatial_dims == 3:
         source = inflate_state(source, model.token_inflation)
-        reasons.append('image weights inflated to tubes with '
-                       f'token_inflation={model.token_inflation}')
+        reasons.append(
+            'image weights inflated to tubes with '
+            f'token_inflation={model.token_inflation}'
+        )
         rois = source['latent.token_rois']
     own_rois = own['latent.token_rois']
     if rois is not None and len(rois) != len(own_rois):
@@ -238,8 +260,13 @@ def _fit(source: Dict[str, Tensor], own: Dict[str, Tensor],
         value = source.get(key)
         if key in redrawn or value is None:
             continue
-        if value.shape != mine.shape and points != num_points and re.search(
-                r'sampler\.(bias|proj)|decoder\.(generate|proj|point_\w+)', key):
+        if (
+            value.shape != mine.shape
+            and points != num_points
+            and re.search(
+                r'sampler\.(bias|proj)|decoder\.(generate|proj|point_\w+)', key
+            )
+        ):
             redrawn.append(key)
             if 'generate' in key:  # the channel mixing does not depend on P
                 channels = model.stem.out_channels**2
@@ -271,7 +298,9 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     """
     own = dict(model.state_dict())
     origin = ''
-    source = {k[len(prefix):]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    source = {
+        k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)
+    }
     if _MARKERS['mm'] not in source:
         weights, wrapper = unwrap(state_dict)
         found = detect_layout(weights)
@@ -279,17 +308,22 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
             layout, found_prefix = found
             source = to_mm(weights, layout, found_prefix)
             origin = ', '.join(
-                filter(None, [
-                    f"the authors' {layout} names" if layout != 'mm' else '',
-                    f'under {wrapper!r}' if wrapper else '',
-                    f'prefix {found_prefix!r}' if found_prefix else ''
-                ]))
+                filter(
+                    None,
+                    [
+                        f"the authors' {layout} names" if layout != 'mm' else '',
+                        f'under {wrapper!r}' if wrapper else '',
+                        f'prefix {found_prefix!r}' if found_prefix else '',
+                    ],
+                )
+            )
             state_dict.clear()  # all that is here is ours, under other names
 
     fitted, redrawn, reasons = _fit(source, own, model)
     wrong = [
         f'{k} (here {tuple(own[k].shape)}, in the checkpoint {tuple(v.shape)})'
-        for k, v in fitted.items() if own[k].shape != v.shape
+        for k, v in fitted.items()
+        if own[k].shape != v.shape
     ]
     fitted = {k: v for k, v in fitted.items() if own[k].shape == v.shape}
     missing = [k for k in own if k not in source and k not in redrawn]
@@ -311,9 +345,13 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         problems += f'; of another shape: {_shorten(wrong)}'
     if problems and not model.allow_partial_load:
         raise RuntimeError(
-            message + problems + _foreign_hint(prefix, source) + '. Check that arch, widths and depth agree with the '
+            message
+            + problems
+            + _foreign_hint(prefix, source)
+            + '. Check that arch, widths and depth agree with the '
             'checkpoint and that the file is whole and a SparseFormer; to load a part '
-            'of the model on purpose, set allow_partial_load=True on the backbone.')
+            'of the model on purpose, set allow_partial_load=True on the backbone.'
+        )
     level = logging.WARNING if problems else logging.INFO
     print_log(message + problems, logger='current', level=level)
 
@@ -327,11 +365,13 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
 def _foreign_hint(prefix: str, source: Dict[str, Tensor]) -> str:
     if source or not prefix:
         return ''
-    return (f'. Nothing in the checkpoint is under {prefix!r}: if it is a file of the '
-            "authors or a bare backbone, load it through the backbone's "
-            "init_cfg=dict(type='Pretrained', checkpoint=...), or add "
-            "dict(type='sparseformer_mm.ConvertCheckpointHook') to custom_hooks, or "
-            'convert it with tools/model_converters/showlab_to_mm.py')
+    return (
+        f'. Nothing in the checkpoint is under {prefix!r}: if it is a file of the '
+        "authors or a bare backbone, load it through the backbone's "
+        "init_cfg=dict(type='Pretrained', checkpoint=...), or add "
+        "dict(type='sparseformer_mm.ConvertCheckpointHook') to custom_hooks, or "
+        'convert it with tools/model_converters/showlab_to_mm.py'
+    )
 
 
 def _shorten(names: List[str], most: int = 12) -> str:

@@ -5,6 +5,7 @@ as ``decoder(tokens, sampled)``. Another one is written by registering a class o
 that form with :data:`sparseformer_mm.registry.MODELS` and naming it in
 ``decoding=dict(type=...)``; the backbone needs no change.
 """
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -21,8 +22,13 @@ def _xavier(weight: Tensor, rows: int):
         weight.copy_(nn.init.xavier_uniform_(weight.new_empty(rows, rows)).flatten())
 
 
-def mix(x: Tensor, channel_mixing: Tensor, point_mixing: Tensor, channel_bias: Tensor,
-        point_bias: Tensor) -> Tensor:
+def mix(
+    x: Tensor,
+    channel_mixing: Tensor,
+    point_mixing: Tensor,
+    channel_bias: Tensor,
+    point_bias: Tensor,
+) -> Tensor:
     """Mix sampled features over channels, then over points (paper, equations 5, 6).
 
     Args:
@@ -54,8 +60,10 @@ class _Mixing(BaseModule):
         """Split (K, C*C + P*P) flat weights into (K, C, C) and (K, P, P)."""
         channels, points = self.feat_channels, self.num_points
         channel, point = weights.split([channels**2, points**2], -1)
-        return (channel.unflatten(-1, (channels, channels)),
-                point.unflatten(-1, (points, points)))
+        return (
+            channel.unflatten(-1, (channels, channels)),
+            point.unflatten(-1, (points, points)),
+        )
 
     def init_weights(self):
         super().init_weights()
@@ -94,12 +102,14 @@ class AdaptiveMixing(_Mixing):
         tokens (B or 1, N, d), sampled (B, N, P, C) -> (B, N, d).
     """
 
-    def __init__(self,
-                 dims: int,
-                 feat_channels: int,
-                 num_points: int,
-                 squeeze_ratio: int = 4,
-                 init_cfg=None):
+    def __init__(
+        self,
+        dims: int,
+        feat_channels: int,
+        num_points: int,
+        squeeze_ratio: int = 4,
+        init_cfg=None,
+    ):
         super().__init__(dims, feat_channels, num_points, init_cfg)
         hidden = max(1, dims // squeeze_ratio)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
@@ -108,11 +118,12 @@ class AdaptiveMixing(_Mixing):
         self._reset()
 
     def _reset(self):
-        nn.init.constant_(self.norm.weight, self.norm.weight.numel()**-0.5)
+        nn.init.constant_(self.norm.weight, self.norm.weight.numel() ** -0.5)
         nn.init.zeros_(self.norm.bias)
         nn.init.zeros_(self.generate.weight)
         channel, point = self.generate.bias.split(
-            [self.feat_channels**2, self.num_points**2])
+            [self.feat_channels**2, self.num_points**2]
+        )
         _xavier(channel, self.feat_channels)
         _xavier(point, self.num_points)
 
@@ -130,16 +141,18 @@ class StaticMixing(_Mixing):
 
     def __init__(self, dims: int, feat_channels: int, num_points: int, init_cfg=None):
         super().__init__(dims, feat_channels, num_points, init_cfg)
-        self.channel_mixing = nn.Parameter(torch.empty(feat_channels**2))
-        self.point_mixing = nn.Parameter(torch.empty(num_points**2))
+        self.channel_mixing = nn.Parameter(torch.empty(feat_channels, feat_channels))
+        self.point_mixing = nn.Parameter(torch.empty(num_points, num_points))
         self._reset()
 
     def _reset(self):
-        _xavier(self.channel_mixing, self.feat_channels)
-        _xavier(self.point_mixing, self.num_points)
+        nn.init.xavier_uniform_(self.channel_mixing)
+        nn.init.xavier_uniform_(self.point_mixing)
 
     def _mixing_weights(self, tokens: Tensor, batch: int) -> Tensor:
-        weights = torch.cat([self.channel_mixing, self.point_mixing])
+        weights = torch.cat(
+            [self.channel_mixing.flatten(), self.point_mixing.flatten()]
+        )
         return weights.expand(batch * tokens.shape[1], -1)
 
 

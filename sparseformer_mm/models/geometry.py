@@ -5,6 +5,7 @@ followed by its size, ``(..., 2 * D)``, in units of the image (0..1 spans the im
 edge to edge), always with x first. Everything here runs in float32 or better, also
 under autocast and for half-precision models.
 """
+
 import math
 from typing import List, Tuple
 
@@ -16,7 +17,7 @@ ROI_INITS = ('half', 'cell', 'whole', 'random')
 # Bounds that no sensible RoI reaches; they keep exploding or collapsing RoIs finite,
 # forward and backward, without touching any value of a healthy model.
 _MIN_SIZE, _MAX_SIZE, _MAX_CENTRE = 1e-6, 1e4, 1e4
-_MAX_MOVE, _MAX_LOG_SCALE = 1e3, 16.
+_MAX_MOVE, _MAX_LOG_SCALE = 1e3, 16.0
 
 # Added to the standard deviation of the offsets (authors' training code).
 _OFFSET_EPS = 1e-7
@@ -45,7 +46,7 @@ def split_evenly(num: int) -> List[int]:
 def _spread(num: int) -> Tensor:
     """``num`` numbers from 0 to 1, both included; 0.5 when there is only one."""
     if num == 1:
-        return torch.full((1, ), 0.5)
+        return torch.full((1,), 0.5)
     return torch.arange(num, dtype=torch.float32) / (num - 1)
 
 
@@ -78,9 +79,11 @@ def init_rois(num_tokens: int, mode: str = 'half') -> Tensor:
         [0.25, 0.75, 0.5, 0.5]
     """
     if mode == 'random':
-        return torch.cat([torch.rand(num_tokens, 2), torch.full((num_tokens, 2), .5)], 1)
+        return torch.cat(
+            [torch.rand(num_tokens, 2), torch.full((num_tokens, 2), 0.5)], 1
+        )
     if mode == 'whole':
-        return torch.tensor([[.5, .5, 1., 1.]]).repeat(num_tokens, 1)
+        return torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(num_tokens, 1)
     if mode not in ROI_INITS:
         raise ValueError(f'roi_init={mode!r} is unknown; choose one of {ROI_INITS}')
     columns = split_evenly(num_tokens)
@@ -92,11 +95,17 @@ def init_rois(num_tokens: int, mode: str = 'half') -> Tensor:
             x, ys, width, height = 0.25 + 0.5 * x, 0.25 + 0.5 * ys, 0.5, 0.5
         else:
             width, height = 1 / len(columns), 1 / num_rows
-        rois.append(torch.stack([
-            x.expand_as(ys), ys,
-            torch.full_like(ys, width),
-            torch.full_like(ys, height)
-        ], 1))
+        rois.append(
+            torch.stack(
+                [
+                    x.expand_as(ys),
+                    ys,
+                    torch.full_like(ys, width),
+                    torch.full_like(ys, height),
+                ],
+                1,
+            )
+        )
     return torch.cat(rois)
 
 
@@ -116,8 +125,8 @@ def inflate_rois(rois: Tensor, inflation: int) -> Tensor:
     times = _cells(inflation).to(rois).repeat_interleave(len(rois))[:, None]
     copies = rois.repeat(inflation, 1)
     return torch.cat(
-        [copies[:, :2], times, copies[:, 2:],
-         torch.full_like(times, 1 / inflation)], 1)
+        [copies[:, :2], times, copies[:, 2:], torch.full_like(times, 1 / inflation)], 1
+    )
 
 
 def corners_to_rois(corners: Tensor) -> Tensor:
@@ -169,10 +178,15 @@ def init_offsets(num_points: int, spatial_dims: int = 2) -> Tensor:
         Tensor (P, D) in -0.5..0.5, x first.
     """
     rows = split_evenly(num_points)
-    offsets = torch.cat([
-        torch.stack([_cells(columns), y.expand(columns)], 1)
-        for y, columns in zip(_cells(len(rows)), rows)
-    ]) - 0.5
+    offsets = (
+        torch.cat(
+            [
+                torch.stack([_cells(columns), y.expand(columns)], 1)
+                for y, columns in zip(_cells(len(rows)), rows)
+            ]
+        )
+        - 0.5
+    )
     if spatial_dims == 3:
         offsets = torch.cat([offsets, torch.zeros(num_points, 1)], 1)
     return offsets

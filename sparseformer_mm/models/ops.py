@@ -5,6 +5,7 @@ fast as the BLAS library that ``F.linear`` calls), and attention with very narro
 heads avoids kernels made for wide ones. Compilers and exporters always get the
 reference. Set ``FAST_OPS = False`` to get it everywhere.
 """
+
 import contextlib
 
 import torch
@@ -15,9 +16,9 @@ from torch.autograd.function import once_differentiable
 
 FAST_OPS = True
 
-_HAS_ONEDNN = (
-    torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, '_linear_pointwise'))
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, '_linear_pointwise'
+)
 
 
 def is_tracing() -> bool:
@@ -51,7 +52,6 @@ def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:
 
 
 class _OneDNNLinear(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias):
         ctx.save_for_backward(x, weight)
@@ -74,10 +74,16 @@ class _OneDNNLinear(torch.autograd.Function):
 
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (FAST_OPS and not is_tracing() and x.device.type == 'cpu'
-            and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-            and _HAS_ONEDNN and torch.backends.mkldnn.enabled
-            and autocast_dtype('cpu') is None)
+    return (
+        FAST_OPS
+        and not is_tracing()
+        and x.device.type == 'cpu'
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+        and _HAS_ONEDNN
+        and torch.backends.mkldnn.enabled
+        and autocast_dtype('cpu') is None
+    )
 
 
 def linear(x: Tensor, weight: Tensor, bias=None) -> Tensor:
@@ -102,7 +108,7 @@ class Linear(nn.Linear):
     """
 
     def reset_parameters(self):
-        nn.init.trunc_normal_(self.weight, std=0.02, a=-2., b=2.)
+        nn.init.trunc_normal_(self.weight, std=0.02, a=-2.0, b=2.0)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -117,11 +123,16 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     for wide heads and takes three times as long as the explicit form at the widths
     4 and 8 of this model. (``softmax`` itself is slow on rows as short as these.)
     """
-    explicit = (FAST_OPS and not is_tracing() and query.device.type == 'cpu'
-                and query.requires_grad and query.dtype == torch.float32)
+    explicit = (
+        FAST_OPS
+        and not is_tracing()
+        and query.device.type == 'cpu'
+        and query.requires_grad
+        and query.dtype == torch.float32
+    )
     if not explicit:
         return F.scaled_dot_product_attention(query, key, value)
-    scores = (query * query.shape[-1]**-0.5) @ key.transpose(-2, -1)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     # The shift cancels in the quotient, so it needs no gradient.
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     return (weights @ value) / weights.sum(-1, keepdim=True)
@@ -135,7 +146,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
         rate: in [0, 1).
         training: False returns ``x``.
     """
-    if rate == 0. or not training:
+    if rate == 0.0 or not training:
         return x
-    shape = (x.shape[0], ) + (1, ) * (x.dim() - 1)
+    shape = (x.shape[0],) + (1,) * (x.dim() - 1)
     return x * (x.new_empty(shape).bernoulli_(1 - rate) / (1 - rate))

@@ -5,7 +5,6 @@ zeros outside the map: :func:`sample_grid` on torch's ``grid_sample`` is the
 reference, and what compilers and exporters get; :func:`sample_gather` reads whole
 rows of a channels-last map as weighted bags and is several times faster on CPU.
 """
-import warnings
 
 import torch
 import torch.nn as nn
@@ -14,8 +13,8 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .geometry import (at_least_float32, grid_shape, init_offsets, points_in_rois)
-from .ops import Linear, autocast_dtype, is_tracing, no_autocast
+from .geometry import at_least_float32, grid_shape, init_offsets, points_in_rois
+from .ops import Linear, is_tracing, no_autocast
 
 
 def sample_grid(feature: Tensor, points: Tensor) -> Tensor:
@@ -29,9 +28,10 @@ def sample_grid(feature: Tensor, points: Tensor) -> Tensor:
         Tensor (B, M, C); zeros are read outside the map.
     """
     grid = points.to(feature.dtype) * 2 - 1
-    grid = grid[(slice(None), ) * 2 + (None, ) * (points.shape[-1] - 1)]
+    grid = grid[(slice(None),) * 2 + (None,) * (points.shape[-1] - 1)]
     sampled = F.grid_sample(
-        feature.movedim(-1, 1), grid, mode='bilinear', align_corners=False)
+        feature.movedim(-1, 1), grid, mode='bilinear', align_corners=False
+    )
     return sampled.flatten(2).transpose(1, 2)
 
 
@@ -47,14 +47,14 @@ def _corner_rows(feature: Tensor, points: Tensor):
     extent = grid_shape(sizes, points)
     # Beyond one pixel outside, every weight is zero: clamping there changes nothing
     # and keeps the integer conversion in range.
-    pixels = torch.minimum((points * extent - 0.5).clamp(min=-2.), extent + 1)
+    pixels = torch.minimum((points * extent - 0.5).clamp(min=-2.0), extent + 1)
     lower = pixels.detach().floor()
     upper_weight = pixels - lower
     corners = torch.stack([lower, lower + 1], -1)  # (B, M, D, 2)
     weights = torch.stack([1 - upper_weight, upper_weight], -1)
     top = extent[:, None] - 1
     weights = weights * ((corners >= 0) & (corners <= top))
-    corners = torch.minimum(corners.clamp(min=0.), top).long()
+    corners = torch.minimum(corners.clamp(min=0.0), top).long()
 
     rows = corners[..., 0, :]
     weight = weights[..., 0, :]
@@ -95,12 +95,13 @@ class _WeightedRows(torch.autograd.Function):
                 grad,
                 counts.cumsum(0) - counts,
                 mode='sum',
-                per_sample_weights=weights.flatten()[order])
+                per_sample_weights=weights.flatten()[order],
+            )
         if ctx.needs_input_grad[2]:
             bags = torch.arange(len(rows), device=rows.device)
             grad_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                grad, table, flat, bags * bag_size,
-                bags.repeat_interleave(bag_size), 0).view_as(weights)
+                grad, table, flat, bags * bag_size, bags.repeat_interleave(bag_size), 0
+            ).view_as(weights)
         return grad_table, None, grad_weights
 
 
@@ -119,8 +120,11 @@ def sample_points(feature: Tensor, points: Tensor) -> Tensor:
 
     Args and result as :func:`sample_grid`.
     """
-    fast = feature.device.type == 'cpu' and feature.dtype in (
-        torch.float32, torch.float64) and not is_tracing()
+    fast = (
+        feature.device.type == 'cpu'
+        and feature.dtype in (torch.float32, torch.float64)
+        and not is_tracing()
+    )
     return (sample_gather if fast and points.numel() else sample_grid)(feature, points)
 
 
@@ -135,7 +139,7 @@ class _LimitGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        limit, = ctx.saved_tensors
+        (limit,) = ctx.saved_tensors
         return torch.minimum(torch.maximum(grad, -limit), limit), None
 
 
@@ -169,20 +173,23 @@ class SparseSampling(BaseModule):
         sampled (B, N, P, C), points (B, N, P, D).
     """
 
-    def __init__(self,
-                 dims: int,
-                 num_points: int,
-                 spatial_dims: int = 2,
-                 learnable: bool = True,
-                 limit_grad: bool = True,
-                 init_cfg=None):
+    def __init__(
+        self,
+        dims: int,
+        num_points: int,
+        spatial_dims: int = 2,
+        learnable: bool = True,
+        limit_grad: bool = True,
+        init_cfg=None,
+    ):
         super().__init__(init_cfg)
         self.num_points = num_points
         self.spatial_dims = spatial_dims
         self.learnable = learnable
         self.limit_grad = limit_grad
         self.bias = nn.Parameter(
-            torch.empty(num_points * spatial_dims), requires_grad=learnable)
+            torch.empty(num_points * spatial_dims), requires_grad=learnable
+        )
         if learnable:
             self.norm = nn.LayerNorm(dims, eps=1e-6)
             self.proj = Linear(dims, num_points * spatial_dims, bias=False)
@@ -228,21 +235,8 @@ class SparseSampling(BaseModule):
             # on the gradient of each image's coordinates.
             read_at = points.expand(feature.shape[0], -1, -1, -1)
             if self.limit_grad and torch.is_grad_enabled() and points.requires_grad:
-                self._warn_without_hook(points)
                 limit = self.loss_scale.to(points.dtype) / feature.shape[-3]
                 read_at = limit_gradient(read_at, limit)
             sampled = sample_points(feature, read_at.flatten(1, 2))
         shape = feature.shape[0], num_tokens, num_points, feature.shape[-1]
         return sampled.reshape(shape), points
-
-    def _warn_without_hook(self, points: Tensor):
-        if self.knows_loss_scale or is_tracing() or not self.training:
-            return
-        if autocast_dtype(points.device.type) is torch.float16:
-            self.knows_loss_scale = True  # say it once
-            warnings.warn(
-                'SparseFormer trains under float16 autocast, but nothing tells it the '
-                'loss scale: the limit on coordinate gradients would be off by that '
-                "factor. Add dict(type='sparseformer_mm.LossScaleHook') to "
-                'custom_hooks, or call set_loss_scale() if you scale the loss '
-                'yourself. (bfloat16 needs neither.)')

@@ -1,5 +1,7 @@
 """The SparseFormer backbone (paper, section 3; Table 1)."""
-from typing import List, NamedTuple, Optional, Tuple, Union
+
+import warnings
+from typing import List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -12,90 +14,15 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, build_part
 from .blocks import Block
 from .checkpoint import load_into_backbone
-from .geometry import ROI_INITS, at_least_float32, inflate_rois, init_rois
-from .ops import Linear
+from .geometry import ROI_INITS
+from .ops import Linear, autocast_dtype, is_tracing
+from .sampling import SparseSampling
+from .tokens import LatentTokens, SparseFormerOutput, StageRecord
 
 STEMS = dict(early_conv='EarlyConv', patch_embed='PatchEmbed', pixel='RawPixels')
 DECODINGS = dict(
-    adaptive='AdaptiveMixing', static='StaticMixing', linear='LinearDecoding')
-
-
-class StageRecord(NamedTuple):
-    """What one sampling stage looked at.
-
-    Attributes:
-        name: 'focusing.0', ..., 'cortex.0'.
-        rois: (B, N, 2D) centre and size used by the stage, in units of the image.
-        points: (B, N, P, D) sampling points in units of the image, x first.
-        tokens: (B, N, d) token embeddings after the stage.
-    """
-    name: str
-    rois: Tensor
-    points: Tensor
-    tokens: Tensor
-
-
-class SparseFormerOutput(NamedTuple):
-    """What the backbone gives to dense heads (``out_type='tokens'``).
-
-    Attributes:
-        tokens: (B, N, d_c) last tokens, each through the final LayerNorm.
-        rois: (B, N, 2D) final RoIs as centre and size, in units of the image.
-        image_feature: (B, C, [T,] H', W'), the stem's map.
-    """
-    tokens: Tensor
-    rois: Tensor
-    image_feature: Tensor
-
-
-class LatentTokens(BaseModule):
-    """Learnable initial embeddings and RoIs of the latent tokens (equation 1).
-
-    Args:
-        num_tokens: N of an image.
-        dims: embedding width d_f.
-        roi_init: see :func:`~.geometry.init_rois`.
-        spatial_dims: 2, or 3 for tubes.
-        inflation: copies of the image's tokens along time (3 dims only).
-        learn_rois: False freezes the RoIs.
-    """
-
-    def __init__(self,
-                 num_tokens: int,
-                 dims: int,
-                 roi_init: str = 'half',
-                 spatial_dims: int = 2,
-                 inflation: int = 1,
-                 learn_rois: bool = True,
-                 init_cfg=None):
-        super().__init__(init_cfg)
-        self.roi_init = roi_init
-        self.num_tokens = num_tokens
-        self.inflation = inflation
-        total = num_tokens * inflation
-        self.token_embeddings = nn.Parameter(torch.empty(total, dims))
-        self.token_rois = nn.Parameter(
-            torch.empty(total, 2 * spatial_dims), requires_grad=learn_rois)
-        self._reset()
-
-    @torch.no_grad()
-    def _reset(self):
-        embeddings = self.token_embeddings[:self.num_tokens]
-        nn.init.trunc_normal_(embeddings)
-        self.token_embeddings.copy_(embeddings.repeat(self.inflation, 1))
-        rois = init_rois(self.num_tokens, self.roi_init)
-        if self.token_rois.shape[1] == 6:
-            rois = inflate_rois(rois, self.inflation)
-        self.token_rois.copy_(rois)
-
-    def init_weights(self):
-        super().init_weights()
-        self._reset()
-
-    def forward(self) -> Tuple[Tensor, Tensor]:
-        """Return embeddings (1, N, d_f) and RoIs (1, N, 2D), shared by the batch."""
-        rois = at_least_float32(self.token_rois)
-        return self.token_embeddings[None], rois[None]
+    adaptive='AdaptiveMixing', static='StaticMixing', linear='LinearDecoding'
+)
 
 
 @MMENGINE_MODELS.register_module()
@@ -131,7 +58,7 @@ class SparseFormer(BaseModule):
             names the last rate only.)
         limit_coord_grad: clamp the gradient of every sampling coordinate to
             +-1 / (map height), as the authors do.
-        out_type: 'pooled' or 'tokens', see Returns of :meth:`forward`.
+        out_type: 'pooled', 'featmap' or 'tokens', see Returns of :meth:`forward`.
         frozen_stages: -1 trains everything; 0 freezes the stem, 1 also the initial
             tokens, the focusing block and the transition, 1 + k also the first k
             cortex blocks.
@@ -163,32 +90,34 @@ class SparseFormer(BaseModule):
         base=dict(num_tokens=81, focusing_dims=384, cortex_dims=768, cortex_depth=10),
     )  # yapf: disable
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
-                 num_tokens: Optional[int] = None,
-                 num_points: Optional[int] = None,
-                 focusing_dims: Optional[int] = None,
-                 focusing_repeats: Optional[int] = None,
-                 cortex_dims: Optional[int] = None,
-                 cortex_depth: Optional[int] = None,
-                 num_heads: Optional[int] = None,
-                 feat_channels: Optional[int] = None,
-                 ffn_ratio: Optional[float] = None,
-                 spatial_dims: int = 2,
-                 token_inflation: int = 1,
-                 in_channels: int = 3,
-                 stem: Union[str, dict] = 'early_conv',
-                 decoding: Union[str, dict] = 'adaptive',
-                 roi_init: str = 'half',
-                 fixed_rois: bool = False,
-                 drop_path_rate: float = 0.,
-                 limit_coord_grad: bool = True,
-                 out_type: str = 'pooled',
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_eval: bool = False,
-                 allow_partial_load: bool = False,
-                 init_cfg: Union[dict, List[dict], None] = None):
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'tiny',
+        num_tokens: Optional[int] = None,
+        num_points: Optional[int] = None,
+        focusing_dims: Optional[int] = None,
+        focusing_repeats: Optional[int] = None,
+        cortex_dims: Optional[int] = None,
+        cortex_depth: Optional[int] = None,
+        num_heads: Optional[int] = None,
+        feat_channels: Optional[int] = None,
+        ffn_ratio: Optional[float] = None,
+        spatial_dims: int = 2,
+        token_inflation: int = 1,
+        in_channels: int = 3,
+        stem: Union[str, dict] = 'early_conv',
+        decoding: Union[str, dict] = 'adaptive',
+        roi_init: str = 'half',
+        fixed_rois: bool = False,
+        drop_path_rate: float = 0.0,
+        limit_coord_grad: bool = True,
+        out_type: str = 'pooled',
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_eval: bool = False,
+        allow_partial_load: bool = False,
+        init_cfg: Union[dict, List[dict], None] = None,
+    ):
         super().__init__(init_cfg)
         arch = self._resolve_arch(
             arch, dict(
@@ -199,16 +128,20 @@ class SparseFormer(BaseModule):
                 ffn_ratio=ffn_ratio))  # yapf: disable
         _check_choice('spatial_dims', spatial_dims, (2, 3))
         _check_choice('roi_init', roi_init, ROI_INITS)
-        _check_choice('out_type', out_type, ('pooled', 'tokens'))
+        _check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
         _check_count('token_inflation', token_inflation)
         if token_inflation > 1 and spatial_dims == 2:
-            raise ValueError(f'token_inflation={token_inflation} copies tokens along '
-                             'time and needs spatial_dims=3')
+            raise ValueError(
+                f'token_inflation={token_inflation} copies tokens along '
+                'time and needs spatial_dims=3'
+            )
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate={drop_path_rate} must be in [0, 1)')
         if not -1 <= frozen_stages <= 1 + arch['cortex_depth']:
-            raise ValueError(f'frozen_stages={frozen_stages} must be between -1 and '
-                             f'{1 + arch["cortex_depth"]} (1 + cortex_depth)')
+            raise ValueError(
+                f'frozen_stages={frozen_stages} must be between -1 and '
+                f'{1 + arch["cortex_depth"]} (1 + cortex_depth)'
+            )
         self.arch = arch
         self.spatial_dims = spatial_dims
         self.token_inflation = token_inflation
@@ -223,37 +156,45 @@ class SparseFormer(BaseModule):
         self.stem = build_part(
             _as_cfg('stem', stem, STEMS),
             in_channels=in_channels,
-            out_channels=arch['feat_channels'])
+            out_channels=arch['feat_channels'],
+        )
         self.latent = LatentTokens(
             arch['num_tokens'],
             arch['focusing_dims'],
             roi_init,
             spatial_dims,
             token_inflation,
-            learn_rois=not fixed_rois)
+            learn_rois=not fixed_rois,
+        )
         look = dict(
             feat_channels=self.stem.out_channels,
             num_points=arch['num_points'],
             spatial_dims=spatial_dims,
             decoding=_as_cfg('decoding', decoding, DECODINGS),
             fixed_rois=fixed_rois,
-            limit_grad=limit_coord_grad)
+            limit_grad=limit_coord_grad,
+        )
         heads, ratio = arch['num_heads'], arch['ffn_ratio']
-        self.focusing = Block(
-            arch['focusing_dims'], heads, ratio,
-            look) if self.focusing_repeats else None
+        self.focusing = (
+            Block(arch['focusing_dims'], heads, ratio, look)
+            if self.focusing_repeats
+            else None
+        )
         self.transition = nn.Sequential(
             Linear(arch['focusing_dims'], arch['cortex_dims']),
-            nn.LayerNorm(arch['cortex_dims'], eps=1e-6))
+            nn.LayerNorm(arch['cortex_dims'], eps=1e-6),
+        )
         self.cortex = ModuleList(
             Block(arch['cortex_dims'], heads, ratio, None if i else look)
-            for i in range(arch['cortex_depth']))
+            for i in range(arch['cortex_depth'])
+        )
         self.norm = nn.LayerNorm(arch['cortex_dims'], eps=1e-6)
 
         num_runs = self.focusing_repeats + arch['cortex_depth']
         self.drop_path_rates = [
             drop_path_rate * i / max(1, num_runs - 1) for i in range(num_runs)
         ]
+        self._warned = False
         self._freeze()
 
     @classmethod
@@ -261,14 +202,18 @@ class SparseFormer(BaseModule):
         settings = dict(cls.arch_settings['tiny'])
         if isinstance(arch, str):
             if arch not in cls.arch_settings:
-                raise ValueError(f'arch={arch!r} is unknown; choose one of '
-                                 f'{sorted(cls.arch_settings)} or give a dict')
+                raise ValueError(
+                    f'arch={arch!r} is unknown; choose one of '
+                    f'{sorted(cls.arch_settings)} or give a dict'
+                )
             settings.update(cls.arch_settings[arch])
         elif isinstance(arch, dict):
             unknown = sorted(set(arch) - set(settings))
             if unknown:
-                raise ValueError(f'arch has unknown keys {unknown}; the known ones are '
-                                 f'{sorted(settings)}')
+                raise ValueError(
+                    f'arch has unknown keys {unknown}; the known ones are '
+                    f'{sorted(settings)}'
+                )
             settings.update(arch)
         else:
             raise TypeError(f'arch must be a name or a dict, not {type(arch).__name__}')
@@ -284,13 +229,12 @@ class SparseFormer(BaseModule):
                 raise ValueError(
                     f'num_heads={settings["num_heads"]} does not divide '
                     f'{name}={settings[name]}; choose a width that is a multiple of '
-                    'num_heads, or another num_heads')
+                    'num_heads, or another num_heads'
+                )
         return settings
 
     def forward(
-        self,
-        inputs: Tensor,
-        stages: Optional[List[StageRecord]] = None
+        self, inputs: Tensor, stages: Optional[List[StageRecord]] = None
     ) -> Union[Tuple[Tensor], SparseFormerOutput]:
         """Recognise a batch.
 
@@ -302,7 +246,9 @@ class SparseFormer(BaseModule):
 
         Returns:
             ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens,
-            for ``out_type='pooled'``; a :class:`SparseFormerOutput` for 'tokens'.
+            for ``out_type='pooled'``; the same as a map of one pixel,
+            (B, d_c, [1,] 1, 1), for 'featmap' (configs with a pooling neck or head);
+            a :class:`SparseFormerOutput` for 'tokens'.
 
         Raises:
             ValueError: for an input of another rank or number of channels.
@@ -312,14 +258,22 @@ class SparseFormer(BaseModule):
             layout = '(B, C, T, H, W)' if rank == 5 else '(B, C, H, W)'
             raise ValueError(
                 f'SparseFormer with spatial_dims={self.spatial_dims} expects input '
-                f'{layout} with C={self.stem.in_channels}, got {tuple(inputs.shape)}')
+                f'{layout} with C={self.stem.in_channels}, got {tuple(inputs.shape)}'
+            )
+        if self.training and not is_tracing():
+            self._check_loss_scale(inputs.device.type)
         feature = self.stem(inputs)
         tokens, rois = self._run_blocks(feature, stages)
-        if self.out_type == 'pooled':
-            return (self.norm(tokens.mean(1)), )
+        if self.out_type != 'tokens':
+            pooled = self.norm(tokens.mean(1))
+            if self.out_type == 'featmap':
+                pooled = pooled[(...,) + (None,) * self.spatial_dims]
+            return (pooled,)
         return SparseFormerOutput(
-            self.norm(tokens), rois.expand(tokens.shape[0], -1, -1),
-            feature.movedim(-1, 1))
+            self.norm(tokens),
+            rois.expand(tokens.shape[0], -1, -1),
+            feature.movedim(-1, 1),
+        )
 
     def _run_blocks(self, feature: Tensor, stages) -> Tuple[Tensor, Tensor]:
         # All images start with the same tokens, so the first look (which has drop
@@ -332,14 +286,20 @@ class SparseFormer(BaseModule):
                 tokens = self.transition(tokens)
             if self.with_cp and torch.is_grad_enabled():
                 tokens, rois, points = checkpoint(
-                    block, tokens, rois, feature, rate, use_reentrant=False)
+                    block, tokens, rois, feature, rate, use_reentrant=False
+                )
             else:
                 tokens, rois, points = block(tokens, rois, feature, rate)
             if stages is not None and points is not None:
                 batch = feature.shape[0]
                 stages.append(
-                    StageRecord(name, rois.expand(batch, -1, -1),
-                                points.expand(batch, -1, -1, -1), tokens))
+                    StageRecord(
+                        name,
+                        rois.expand(batch, -1, -1),
+                        points.expand(batch, -1, -1, -1),
+                        tokens,
+                    )
+                )
         return tokens, rois
 
     def _freeze(self):
@@ -349,7 +309,7 @@ class SparseFormer(BaseModule):
         if self.frozen_stages >= 1:
             frozen += [self.latent, self.transition]
             frozen += [self.focusing] if self.focusing is not None else []
-            frozen += self.cortex[:self.frozen_stages - 1]
+            frozen += self.cortex[: self.frozen_stages - 1]
         for module in frozen:
             module.eval()
             for param in module.parameters():
@@ -367,10 +327,29 @@ class SparseFormer(BaseModule):
         return self
 
     def set_loss_scale(self, scale: float):
-        """Tell the gradient limit of sampling coordinates the current loss scale."""
-        for module in self.modules():
-            if module is not self and hasattr(module, 'set_loss_scale'):
-                module.set_loss_scale(scale)
+        """Tell the gradient limit of sampling coordinates the current loss scale.
+
+        :class:`sparseformer_mm.LossScaleHook` does so before every iteration.
+        """
+        for module in self._samplers():
+            module.set_loss_scale(scale)
+
+    def _samplers(self) -> List[SparseSampling]:
+        return [m for m in self.modules() if isinstance(m, SparseSampling)]
+
+    def _check_loss_scale(self, device_type: str):
+        if self._warned or autocast_dtype(device_type) is not torch.float16:
+            return
+        if not all(sampler.knows_loss_scale for sampler in self._samplers()):
+            self._warned = True
+            warnings.warn(
+                'SparseFormer trains under float16 autocast, but nothing tells it the '
+                'loss scale: the limit on coordinate gradients would be off by that '
+                "factor. Add dict(type='sparseformer_mm.LossScaleHook') to "
+                'custom_hooks, or call set_loss_scale() if you scale the loss '
+                'yourself. (bfloat16 needs neither.)',
+                stacklevel=3,
+            )
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rate decay in mmpretrain.
@@ -389,7 +368,7 @@ class SparseFormer(BaseModule):
         num_layers = len(self.cortex) + 3
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
-        first, *rest = param_name[len(prefix):].split('.')
+        first, *rest = param_name[len(prefix) :].split('.')
         if first == 'cortex':
             return 2 + int(rest[0]), num_layers
         depth = dict(stem=0, latent=0, focusing=1, transition=1)
@@ -416,6 +395,8 @@ def _as_cfg(name: str, value: Union[str, dict], short_names: dict) -> dict:
     if isinstance(value, dict):
         return dict(value)
     if value not in short_names:
-        raise ValueError(f'{name}={value!r} is unknown; choose one of '
-                         f'{sorted(short_names)} or give dict(type=...)')
+        raise ValueError(
+            f'{name}={value!r} is unknown; choose one of '
+            f'{sorted(short_names)} or give dict(type=...)'
+        )
     return dict(type=short_names[value])

@@ -6,6 +6,7 @@ the frames of a video as so many images. It may decide ``out_channels`` by itsel
 Another one is written by registering a class of that form with
 :data:`sparseformer_mm.registry.MODELS` and naming it in ``stem=dict(type=...)``.
 """
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -29,8 +30,8 @@ def channel_norm(x: Tensor) -> Tensor:
     ratio = (channels - 1) / channels
     with no_autocast(x):
         x = at_least_float32(x)
-        gain = x.new_full((channels, ), ratio**0.5)
-        return F.layer_norm(x, (channels, ), gain, eps=_EPS * ratio)
+        gain = x.new_full((channels,), ratio**0.5)
+        return F.layer_norm(x, (channels,), gain, eps=_EPS * ratio)
 
 
 class _FramewiseStem(BaseModule):
@@ -56,7 +57,6 @@ class _FramewiseStem(BaseModule):
 
 
 class _ConvStem(_FramewiseStem):
-
     def init_weights(self):
         super().init_weights()
         self._reset()
@@ -95,8 +95,13 @@ class EarlyConv(_ConvStem):
 
     def _forward_images(self, x: Tensor) -> Tensor:
         # On CPU, one image at a time keeps the convolution's output in the cache.
-        if (not is_tracing() and FAST_OPS and x.device.type == 'cpu' and len(x) > 1
-                and not torch.is_grad_enabled()):
+        if (
+            not is_tracing()
+            and FAST_OPS
+            and x.device.type == 'cpu'
+            and len(x) > 1
+            and not torch.is_grad_enabled()
+        ):
             return torch.cat([self._one_pass(image) for image in x.split(1)])
         return self._one_pass(x)
 
@@ -114,11 +119,13 @@ class PatchEmbed(_ConvStem):
         (B, in_channels, [T,] H, W) -> (B, [T,] ceil(H/8), ceil(W/8), C).
     """
 
-    def __init__(self,
-                 in_channels: int = 3,
-                 out_channels: int = 96,
-                 patch_size: int = 8,
-                 init_cfg=None):
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 96,
+        patch_size: int = 8,
+        init_cfg=None,
+    ):
         super().__init__(in_channels, out_channels, init_cfg)
         self.stride = patch_size
         self.conv = nn.Conv2d(in_channels, out_channels, patch_size, stride=patch_size)

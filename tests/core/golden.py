@@ -1,4 +1,5 @@
 """The authors' code on random weights in float64 (tests/data), and its models."""
+
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ GOLDEN_ARCH = dict(
     focusing_repeats=2,
     cortex_depth=2,
     feat_channels=16,
-    num_heads=64)
+    num_heads=64,
+)
 IMAGE_ARCH = dict(GOLDEN_ARCH, num_tokens=9, num_points=9)
 VIDEO_ARCH = dict(GOLDEN_ARCH, num_tokens=4, num_points=36)
 
@@ -29,7 +31,7 @@ class Golden(dict):
 
     def part(self, prefix: str = 'state/'):
         """The entries under a prefix, without it."""
-        return {k[len(prefix):]: v for k, v in self.items() if k.startswith(prefix)}
+        return {k[len(prefix) :]: v for k, v in self.items() if k.startswith(prefix)}
 
 
 def golden_model(state, arch, dtype=torch.float64, **kwargs):

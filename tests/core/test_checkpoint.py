@@ -1,4 +1,5 @@
 """Loading: other layouts, other sizes, and what the log and the errors say."""
+
 import logging
 from types import SimpleNamespace
 
@@ -11,8 +12,12 @@ from mmengine.runner import load_checkpoint
 
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.engine import ConvertCheckpointHook
-from sparseformer_mm.models.checkpoint import (detect_layout, from_mm, inflate_state,
-                                               to_mm)
+from sparseformer_mm.models.checkpoint import (
+    detect_layout,
+    from_mm,
+    inflate_state,
+    to_mm,
+)
 from sparseformer_mm.registry import MODELS
 
 ARCH = dict(
@@ -23,7 +28,8 @@ ARCH = dict(
     cortex_dims=24,
     cortex_depth=2,
     num_heads=4,
-    feat_channels=8)
+    feat_channels=8,
+)
 TOTAL = len(SparseFormer(ARCH).state_dict())
 
 
@@ -56,7 +62,6 @@ def log():
     lines = []
 
     class Handler(logging.Handler):
-
         def emit(self, record):
             lines.append(record.getMessage())
 
@@ -74,8 +79,11 @@ def same(model, state):
 
 
 def test_authors_layouts_round_trip(image_v1, video_v2):
-    for state, layout in ((image_v1.part(), 'v1'), (video_v2.part(), 'v2'),
-                          (video_v2.part('image_state/'), 'v2')):
+    for state, layout in (
+        (image_v1.part(), 'v1'),
+        (video_v2.part(), 'v2'),
+        (video_v2.part('image_state/'), 'v2'),
+    ):
         assert detect_layout(state) == (layout, '')
         ours = to_mm(state, layout)
         assert detect_layout(ours) == ('mm', '')
@@ -114,7 +122,8 @@ WRAPPERS = {
     'module': lambda s: {'model': {f'module.{k}': v for k, v in s.items()}},
     'ema_module': lambda s: {
         'state_dict': {k: v * 0 for k, v in s.items()},
-        'state_dict_ema': {f'module.{k}': v for k, v in s.items()}},
+        'state_dict_ema': {f'module.{k}': v for k, v in s.items()},
+    },
 }
 
 
@@ -122,8 +131,10 @@ WRAPPERS = {
 @pytest.mark.parametrize('wrapper', WRAPPERS)
 def test_authors_files_load_through_pretrained(layout, wrapper, tmp_path, log):
     source = random_model()
-    state = dict(source.state_dict(), **{'head.weight': torch.rand(3, 24),
-                                         'head.bias': torch.rand(3)})
+    state = dict(
+        source.state_dict(),
+        **{'head.weight': torch.rand(3, 24), 'head.bias': torch.rand(3)},
+    )
     file = tmp_path / 'authors.pth'
     torch.save(WRAPPERS[wrapper](dict(from_mm(state, layout))), file)
     if wrapper == 'ema_module':
@@ -132,7 +143,8 @@ def test_authors_files_load_through_pretrained(layout, wrapper, tmp_path, log):
         assert all((v == 0).all() for k, v in model.state_dict().items())
         return
     model = SparseFormer(
-        dict(ARCH), init_cfg=dict(type='Pretrained', checkpoint=str(file)))
+        dict(ARCH), init_cfg=dict(type='Pretrained', checkpoint=str(file))
+    )
     model.init_weights()
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, source.state_dict()[key])
@@ -144,8 +156,10 @@ def test_authors_files_load_through_pretrained(layout, wrapper, tmp_path, log):
 @pytest.mark.parametrize('wrapper', WRAPPERS)
 def test_authors_files_load_into_a_classifier_through_the_hook(layout, wrapper):
     source = random_model()
-    state = dict(source.state_dict(), **{'head.weight': torch.rand(3, 24),
-                                         'head.bias': torch.rand(3)})
+    state = dict(
+        source.state_dict(),
+        **{'head.weight': torch.rand(3, 24), 'head.bias': torch.rand(3)},
+    )
     checkpoint = WRAPPERS[wrapper](dict(from_mm(state, layout)))
     runner = SimpleNamespace(model=Classifier(dict(ARCH)))
     ConvertCheckpointHook().after_load_checkpoint(runner, checkpoint)
@@ -167,7 +181,9 @@ def test_the_hook_leaves_other_files_alone():
 def test_an_authors_file_without_the_hook_names_the_cure(tmp_path):
     file = tmp_path / 'authors.pth'
     torch.save(from_mm(random_model().state_dict(), 'v1'), file)
-    with pytest.raises(RuntimeError, match=r"under 'backbone\.'.*ConvertCheckpointHook"):
+    with pytest.raises(
+        RuntimeError, match=r"under 'backbone\.'.*ConvertCheckpointHook"
+    ):
         load_checkpoint(Classifier(dict(ARCH)), str(file))
 
 
@@ -202,8 +218,10 @@ def test_another_number_of_tokens_re_initialises_them(log):
     model.load_state_dict(source.state_dict())
     assert same(model.latent, drawn)
     assert same(model.cortex, source.cortex.state_dict())
-    assert (f'{TOTAL - 2}/{TOTAL} tensors loaded; 9 tokens here, 6 in the checkpoint; '
-            're-initialised: latent.token_embeddings, latent.token_rois') in report(log)
+    assert (
+        f'{TOTAL - 2}/{TOTAL} tensors loaded; 9 tokens here, 6 in the checkpoint; '
+        're-initialised: latent.token_embeddings, latent.token_rois'
+    ) in report(log)
 
 
 def test_another_number_of_points_keeps_the_channel_mixing(log):
@@ -232,10 +250,13 @@ def test_an_image_model_loads_into_a_video_model(video_v2, log):
 
 
 def test_nothing_that_fits_is_an_error():
-    with pytest.raises(RuntimeError, match=f'0/{TOTAL} tensors loaded.*missing.*'
-                       'allow_partial_load=True'):
-        SparseFormer(dict(ARCH)).load_state_dict({'layer1.conv.weight': torch.ones(1)},
-                                                 strict=False)
+    with pytest.raises(
+        RuntimeError,
+        match=f'0/{TOTAL} tensors loaded.*missing.*allow_partial_load=True',
+    ):
+        SparseFormer(dict(ARCH)).load_state_dict(
+            {'layer1.conv.weight': torch.ones(1)}, strict=False
+        )
 
 
 def test_a_truncated_checkpoint_is_an_error_unless_allowed(log):
@@ -255,7 +276,8 @@ def test_a_truncated_checkpoint_is_an_error_unless_allowed(log):
 def test_another_width_is_an_error_that_shows_the_shapes():
     state = random_model().state_dict()
     with pytest.raises(
-            RuntimeError, match=r'of another shape: .*\(here \(32, .*checkpoint \(24, '):
+        RuntimeError, match=r'of another shape: .*\(here \(32, .*checkpoint \(24, '
+    ):
         SparseFormer(dict(ARCH), cortex_dims=32).load_state_dict(state)
 
 
@@ -264,7 +286,8 @@ def test_a_damaged_file_is_an_error(tmp_path):
     torch.save(random_model().state_dict(), file)
     file.write_bytes(file.read_bytes()[:5000])
     model = SparseFormer(
-        dict(ARCH), init_cfg=dict(type='Pretrained', checkpoint=str(file)))
+        dict(ARCH), init_cfg=dict(type='Pretrained', checkpoint=str(file))
+    )
     with pytest.raises((RuntimeError, EOFError, OSError)):
         model.init_weights()
 

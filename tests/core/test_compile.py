@@ -1,4 +1,5 @@
 """torch.compile, torch.export: one graph, the same answer."""
+
 import pytest
 import torch
 
@@ -12,7 +13,8 @@ ARCH = dict(
     cortex_dims=24,
     cortex_depth=2,
     num_heads=4,
-    feat_channels=8)
+    feat_channels=8,
+)
 MODERN = tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6)
 
 
@@ -30,12 +32,12 @@ def model(**kwargs):
 def test_compiles_without_graph_breaks(kwargs):
     eager, compiled = model(**kwargs), model(**kwargs)
     for module in (eager, compiled):
-        module.set_loss_scale(2.)
+        module.set_loss_scale(2.0)
     run = torch.compile(compiled, fullgraph=True, backend='aot_eager')
     shape = (2, 3, 3, 32, 40) if kwargs else (2, 3, 32, 40)
     inputs = torch.randn(shape)
-    expected, = eager(inputs)
-    out, = run(inputs)
+    (expected,) = eager(inputs)
+    (out,) = run(inputs)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
     expected.sum().backward()
     out.sum().backward()
@@ -49,7 +51,8 @@ def test_exports_with_dynamic_batch(out_type):
     module = model(out_type=out_type).eval()
     batch = torch.export.Dim('batch', min=2, max=16)
     program = torch.export.export(
-        module, (torch.randn(2, 3, 32, 40), ), dynamic_shapes=({0: batch}, None)[:1])
+        module, (torch.randn(2, 3, 32, 40),), dynamic_shapes=({0: batch}, None)[:1]
+    )
     inputs = torch.randn(5, 3, 32, 40)
     for out, expected in zip(program.module()(inputs), module(inputs)):
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)

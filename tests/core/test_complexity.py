@@ -1,4 +1,5 @@
 """Multiply-adds of every code path against counts by hand."""
+
 import warnings
 
 import pytest
@@ -22,7 +23,8 @@ def math_kernel(q, k, v):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # renamed in later versions
         with torch.backends.cuda.sdp_kernel(
-                enable_flash=False, enable_mem_efficient=False):
+            enable_flash=False, enable_mem_efficient=False
+        ):
             return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -42,53 +44,119 @@ CASES = {
     'linear 2d, no bias': (6 * 40, F.linear, rand(6, 8), rand(5, 8)),
     'linear 3d': (6 * 40, F.linear, rand(2, 3, 8), rand(5, 8), rand(5)),
     'linear 3d, no bias': (6 * 40, F.linear, rand(2, 3, 8), rand(5, 8)),
-    'linear 3d, strided': (6 * 40, F.linear, rand(3, 2, 8).transpose(0, 1),
-                           rand(5, 8), rand(5)),
+    'linear 3d, strided': (
+        6 * 40,
+        F.linear,
+        rand(3, 2, 8).transpose(0, 1),
+        rand(5, 8),
+        rand(5),
+    ),
     'linear 4d': (12 * 40, F.linear, rand(2, 2, 3, 8), rand(5, 8), rand(5)),
     'own linear': (6 * 40, ops.linear, rand(2, 3, 8), rand(5, 8), rand(5)),
     'mm': (6 * 8 * 4, torch.mm, rand(6, 8), rand(8, 4)),
     'addmm': (6 * 8 * 4, torch.addmm, rand(4), rand(6, 8), rand(8, 4)),
     'bmm': (2 * 3 * 8 * 4, torch.bmm, rand(2, 3, 8), rand(2, 8, 4)),
-    'baddbmm': (2 * 3 * 8 * 4, torch.baddbmm, rand(4), rand(2, 3, 8),
-                rand(2, 8, 4)),
-    'addbmm': (2 * 3 * 8 * 4, torch.addbmm, rand(4), rand(2, 3, 8),
-               rand(2, 8, 4)),
+    'baddbmm': (2 * 3 * 8 * 4, torch.baddbmm, rand(4), rand(2, 3, 8), rand(2, 8, 4)),
+    'addbmm': (2 * 3 * 8 * 4, torch.addbmm, rand(4), rand(2, 3, 8), rand(2, 8, 4)),
     'mv': (48, torch.mv, rand(6, 8), rand(8)),
     'dot': (8, torch.dot, rand(8), rand(8)),
-    'matmul, broadcast': (12 * 8 * 4, torch.matmul, rand(2, 2, 3, 8),
-                          rand(8, 4)),
+    'matmul, broadcast': (12 * 8 * 4, torch.matmul, rand(2, 2, 3, 8), rand(8, 4)),
     'einsum': (2 * 4 * 7 * 5 * 8, torch.einsum, 'bhqd,bhkd->bhqk', Q, K),
-    'tensordot': (6 * 6 * 8, torch.tensordot, rand(6, 8), rand(6, 8),
-                  ([1], [1])),
-    'fused attention': (2 * 4 * 7 * 5 * 16, F.scaled_dot_product_attention,
-                        Q, K, KEY_SHAPED),
+    'tensordot': (6 * 6 * 8, torch.tensordot, rand(6, 8), rand(6, 8), ([1], [1])),
+    'fused attention': (
+        2 * 4 * 7 * 5 * 16,
+        F.scaled_dot_product_attention,
+        Q,
+        K,
+        KEY_SHAPED,
+    ),
     'fused attention, double': (
-        2 * 4 * 7 * 5 * 16, F.scaled_dot_product_attention, Q.double(),
-        K.double(), KEY_SHAPED.double()),
+        2 * 4 * 7 * 5 * 16,
+        F.scaled_dot_product_attention,
+        Q.double(),
+        K.double(),
+        KEY_SHAPED.double(),
+    ),
     'masked attention': (2 * 4 * 7 * 5 * 16, masked, Q, K, KEY_SHAPED),
     'attention by parts': (2 * 4 * 7 * 5 * 16, math_kernel, Q, K, KEY_SHAPED),
-    'attention, other values': (2 * 4 * 7 * 5 * (8 + 6),
-                                F.scaled_dot_product_attention, Q, K, V),
+    'attention, other values': (
+        2 * 4 * 7 * 5 * (8 + 6),
+        F.scaled_dot_product_attention,
+        Q,
+        K,
+        V,
+    ),
     'unfused attention': (2 * 4 * 7 * 5 * (8 + 6), unfused, Q, K, V),
-    'conv1d': (2 * 8 * 6 * 3 * 9, F.conv1d, IMAGE[:, :, 0], rand(8, 6, 3),
-               None, 1, 1),
-    'conv2d': (2 * 8 * 6 * 9 * 25, F.conv2d, IMAGE, rand(8, 6, 3, 3), None, 2,
-               1),
-    'conv2d, one image': (8 * 6 * 9 * 25, F.conv2d, IMAGE[0],
-                          rand(8, 6, 3, 3), rand(8), 2, 1),
-    'conv2d, grouped': (2 * 8 * 3 * 9 * 25, F.conv2d, IMAGE, rand(8, 3, 3, 3),
-                        rand(8), 2, 1, 1, 2),
-    'conv2d, depthwise': (2 * 6 * 9 * 81, F.conv2d, IMAGE, rand(6, 1, 3, 3),
-                          None, 1, 1, 1, 6),
-    'conv2d, channels last': (2 * 8 * 6 * 9 * 25, F.conv2d, IMAGE.to(**LAST),
-                              rand(8, 6, 3, 3).to(**LAST), None, 2, 1),
-    'conv3d': (2 * 8 * 6 * 27 * 125, F.conv3d, rand(2, 6, 5, 5, 5),
-               rand(8, 6, 3, 3, 3), None, 1, 1),
-    'transposed conv2d': (2 * 8 * 6 * 9 * 81, F.conv_transpose2d, IMAGE,
-                          rand(6, 8, 3, 3), None, 2, 1),
-    'interpolation': (0, F.interpolate, IMAGE, None, 2., 'bilinear'),
-    'grid_sample': (0, F.grid_sample, IMAGE, torch.zeros(2, 3, 3, 2), 'bilinear',
-                    'zeros', False),
+    'conv1d': (2 * 8 * 6 * 3 * 9, F.conv1d, IMAGE[:, :, 0], rand(8, 6, 3), None, 1, 1),
+    'conv2d': (2 * 8 * 6 * 9 * 25, F.conv2d, IMAGE, rand(8, 6, 3, 3), None, 2, 1),
+    'conv2d, one image': (
+        8 * 6 * 9 * 25,
+        F.conv2d,
+        IMAGE[0],
+        rand(8, 6, 3, 3),
+        rand(8),
+        2,
+        1,
+    ),
+    'conv2d, grouped': (
+        2 * 8 * 3 * 9 * 25,
+        F.conv2d,
+        IMAGE,
+        rand(8, 3, 3, 3),
+        rand(8),
+        2,
+        1,
+        1,
+        2,
+    ),
+    'conv2d, depthwise': (
+        2 * 6 * 9 * 81,
+        F.conv2d,
+        IMAGE,
+        rand(6, 1, 3, 3),
+        None,
+        1,
+        1,
+        1,
+        6,
+    ),
+    'conv2d, channels last': (
+        2 * 8 * 6 * 9 * 25,
+        F.conv2d,
+        IMAGE.to(**LAST),
+        rand(8, 6, 3, 3).to(**LAST),
+        None,
+        2,
+        1,
+    ),
+    'conv3d': (
+        2 * 8 * 6 * 27 * 125,
+        F.conv3d,
+        rand(2, 6, 5, 5, 5),
+        rand(8, 6, 3, 3, 3),
+        None,
+        1,
+        1,
+    ),
+    'transposed conv2d': (
+        2 * 8 * 6 * 9 * 81,
+        F.conv_transpose2d,
+        IMAGE,
+        rand(6, 8, 3, 3),
+        None,
+        2,
+        1,
+    ),
+    'interpolation': (0, F.interpolate, IMAGE, None, 2.0, 'bilinear'),
+    'grid_sample': (
+        0,
+        F.grid_sample,
+        IMAGE,
+        torch.zeros(2, 3, 3, 2),
+        'bilinear',
+        'zeros',
+        False,
+    ),
 }
 
 
@@ -151,8 +219,7 @@ def test_report_by_module_and_operator_and_model_left_alone():
     assert report.by_module == {'': 1152, '0': 768, '2': 384}
     assert report.by_op == {'aten.addmm': 1152}
     assert [m.training for m in net.modules()] == [True, True, False, True]
-    assert not any(m._forward_hooks or m._forward_pre_hooks
-                   for m in net.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     assert count_macs(lambda: None).total == 0
 
 
@@ -184,9 +251,17 @@ def test_sparseformer_by_hand(monkeypatch, fast):
     monkeypatch.setattr(ops, 'FAST_OPS', fast)
     n, p, c, d_f, d_c, repeats, depth = 4, 5, 6, 8, 12, 2, 3
     model = SparseFormer(
-        dict(num_tokens=n, num_points=p, feat_channels=c, focusing_dims=d_f,
-             cortex_dims=d_c, focusing_repeats=repeats, cortex_depth=depth,
-             num_heads=2))
+        dict(
+            num_tokens=n,
+            num_points=p,
+            feat_channels=c,
+            focusing_dims=d_f,
+            cortex_dims=d_c,
+            focusing_repeats=repeats,
+            cortex_depth=depth,
+            num_heads=2,
+        )
+    )
 
     def block(d, looks):
         macs = n * d * d * 4 + 2 * n * n * d  # projections, attention

@@ -1,10 +1,16 @@
 import pytest
 import torch
 
-from sparseformer_mm.models.geometry import (adjust_rois, corners_to_rois,
-                                             inflate_rois, init_offsets, init_rois,
-                                             points_in_rois, rois_to_corners,
-                                             split_evenly)
+from sparseformer_mm.models.geometry import (
+    adjust_rois,
+    corners_to_rois,
+    inflate_rois,
+    init_offsets,
+    init_rois,
+    points_in_rois,
+    rois_to_corners,
+    split_evenly,
+)
 
 
 @pytest.mark.parametrize('num', [1, 2, 3, 5, 7, 9, 10, 48, 49, 50, 144, 400])
@@ -29,20 +35,25 @@ def test_half_rois_fill_the_image_with_x_slow():
 def test_cells_tile_the_image_without_overlap(num):
     corners = rois_to_corners(init_rois(num, 'cell'))
     grid = torch.cartesian_prod(torch.rand(200), torch.rand(5))
-    inside = ((grid[:, None] > corners[:, :2]) & (grid[:, None] < corners[:, 2:])).all(-1)
+    inside = ((grid[:, None] > corners[:, :2]) & (grid[:, None] < corners[:, 2:])).all(
+        -1
+    )
     assert (inside.sum(1) == 1).all()
 
 
 def test_whole_and_random():
-    assert (init_rois(5, 'whole') == torch.tensor([.5, .5, 1., 1.])).all()
+    assert (init_rois(5, 'whole') == torch.tensor([0.5, 0.5, 1.0, 1.0])).all()
     torch.manual_seed(0)
     rois = init_rois(4000, 'random')
     assert (rois[:, 2:] == 0.5).all()
     assert rois[:, :2].min() >= 0 and rois[:, :2].max() <= 1
     # Uniform on [0, 1]: mean 1/2, variance 1/12.
-    torch.testing.assert_close(rois[:, :2].mean(0), torch.full((2, ), .5), atol=.02, rtol=0)
     torch.testing.assert_close(
-        rois[:, :2].var(0), torch.full((2, ), 1 / 12), atol=.005, rtol=0)
+        rois[:, :2].mean(0), torch.full((2,), 0.5), atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(
+        rois[:, :2].var(0), torch.full((2,), 1 / 12), atol=0.005, rtol=0
+    )
 
 
 def test_unknown_init_names_the_choices():
@@ -55,7 +66,7 @@ def test_inflated_tubes_share_the_clip():
     tubes = inflate_rois(image, 8)
     assert tubes.shape == (32, 6)
     for k in range(8):
-        copy = tubes[4 * k:4 * k + 4]
+        copy = tubes[4 * k : 4 * k + 4]
         torch.testing.assert_close(copy[:, [0, 1, 3, 4]], image)
         assert (copy[:, 2] == (k + 0.5) / 8).all() and (copy[:, 5] == 1 / 8).all()
 
@@ -75,14 +86,15 @@ def test_adjust_is_equations_7_and_8(dims):
     for index in range(dims):
         centre, size = rois[..., index], rois[..., dims + index].abs()
         torch.testing.assert_close(out[..., index], centre + deltas[..., index] * size)
-        torch.testing.assert_close(out[..., dims + index],
-                                   size * deltas[..., dims + index].exp())
+        torch.testing.assert_close(
+            out[..., dims + index], size * deltas[..., dims + index].exp()
+        )
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize('value', [1e-30, 1e4, -1e4, 0.])
+@pytest.mark.parametrize('value', [1e-30, 1e4, -1e4, 0.0])
 def test_wild_rois_stay_finite(dtype, value):
-    rois = torch.tensor([[.5, .5, .5, .5]], dtype=dtype, requires_grad=True)
+    rois = torch.tensor([[0.5, 0.5, 0.5, 0.5]], dtype=dtype, requires_grad=True)
     deltas = torch.full((1, 4), value, dtype=dtype, requires_grad=True)
     out = rois
     for _ in range(6):
@@ -100,7 +112,7 @@ def test_initial_offsets_are_cell_centres_with_x_fastest():
     torch.testing.assert_close(offsets[:, 0], cells.repeat(6))
     torch.testing.assert_close(offsets[:, 1], cells.repeat_interleave(6))
     assert (init_offsets(36, 3)[:, 2] == 0).all()
-    assert init_offsets(1).tolist() == [[0., 0.]]
+    assert init_offsets(1).tolist() == [[0.0, 0.0]]
 
 
 @pytest.mark.parametrize('dims', [2, 3])
@@ -112,9 +124,10 @@ def test_points_against_a_loop(dims):
         for n in range(3):
             for axis in range(dims):
                 o = offsets[b, n, :, axis]
-                deviation = ((o - o.mean())**2).sum().div(4).sqrt()
+                deviation = ((o - o.mean()) ** 2).sum().div(4).sqrt()
                 expected = rois[b, n, axis] + (
-                    (o - o.mean()) / (3 * (deviation + 1e-7)) * rois[b, n, dims + axis])
+                    (o - o.mean()) / (3 * (deviation + 1e-7)) * rois[b, n, dims + axis]
+                )
                 torch.testing.assert_close(points[b, n, :, axis], expected)
 
 

@@ -1,4 +1,5 @@
 """Initial values after mmengine's init_weights(), from any parent."""
+
 import pytest
 import torch
 from mmengine.model import BaseModule
@@ -15,16 +16,19 @@ ARCH = dict(
     cortex_dims=48,
     cortex_depth=2,
     num_heads=4,
-    feat_channels=8)
-WRECK = dict(type='Constant', val=7., bias=7., layer=['Linear', 'LayerNorm', 'Conv2d'])
+    feat_channels=8,
+)
+WRECK = dict(
+    type='Constant', val=7.0, bias=7.0, layer=['Linear', 'LayerNorm', 'Conv2d']
+)
 
 
 class Parent(BaseModule):
-
     def __init__(self, backbone_cfg=None, init_cfg=None):
         super().__init__(init_cfg)
         self.backbone = MODELS.build(
-            dict(type='SparseFormer', arch=ARCH, init_cfg=backbone_cfg))
+            dict(type='SparseFormer', arch=ARCH, init_cfg=backbone_cfg)
+        )
 
 
 def assert_special(model):
@@ -33,25 +37,29 @@ def assert_special(model):
     assert 0.6 < model.latent.token_embeddings.std() < 1.1
     assert model.latent.token_embeddings.abs().max() <= 2
     for block, dims in ((model.focusing, 32), (model.cortex[0], 48)):
-        gain = torch.full((dims, ), dims**-0.5)
+        gain = torch.full((dims,), dims**-0.5)
         assert (block.roi_adjust.proj.weight == 0).all()
         torch.testing.assert_close(block.roi_adjust.norm.weight.data, gain)
         assert (block.sampler.proj.weight == 0).all()
         torch.testing.assert_close(block.sampler.bias.data, init_offsets(4).flatten())
         assert (block.sampler.norm.weight == 1).all()
         assert (block.decoder.generate.weight == 0).all()
-        assert 0.5 < block.decoder.generate.bias[:64].abs().max() <= (6 / 16)**0.5
+        assert 0.5 < block.decoder.generate.bias[:64].abs().max() <= (6 / 16) ** 0.5
         torch.testing.assert_close(block.decoder.norm.weight.data, gain)
         assert (block.decoder.channel_bias == 0).all()
         assert (block.decoder.point_bias == 0).all()
-    std = (2 / (8 * 49))**0.5  # Kaiming normal, fan out, ReLU
+    std = (2 / (8 * 49)) ** 0.5  # Kaiming normal, fan out, ReLU
     assert 0.9 < model.stem.conv.weight.std() / std < 1.1
 
 
 def test_at_construction():
     model = SparseFormer(ARCH)
     assert_special(model)
-    for layer in (model.focusing.attn.qkv, model.cortex[1].ffn.fc1, model.transition[0]):
+    for layer in (
+        model.focusing.attn.qkv,
+        model.cortex[1].ffn.fc1,
+        model.transition[0],
+    ):
         assert 0.018 < layer.weight.std() < 0.022 and (layer.bias == 0).all()
 
 
@@ -81,8 +89,9 @@ def test_special_values_yield_to_pretrained(parent_cfg, owner, tmp_path):
     own = dict(type='Pretrained', checkpoint=part) if owner != 'parent' else None
     model = Parent(own, configs)
     model.init_weights()
-    for (name, value), expected in zip(model.state_dict().items(),
-                                       source.state_dict().values()):
+    for (name, value), expected in zip(
+        model.state_dict().items(), source.state_dict().values()
+    ):
         assert torch.equal(value, expected), name
 
 

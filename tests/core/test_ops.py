@@ -11,7 +11,7 @@ def test_linear_agrees_with_torch(shape, bias):
     torch.manual_seed(0)
     x = torch.randn(shape, requires_grad=True)
     weight = torch.randn(9, 12, requires_grad=True)
-    args = (x, weight) + ((torch.randn(9, requires_grad=True), ) if bias else ())
+    args = (x, weight) + ((torch.randn(9, requires_grad=True),) if bias else ())
     cotangent = torch.randn(*shape[:-1], 9)
     assert ops._use_onednn(x, weight)
     outputs, grads = [], []
@@ -72,7 +72,7 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     assert ((out == 0).all(1) | (out == 1 / 0.75).all(1)).all()
     assert abs(out.mean().item() - 1) < 0.03
     assert ops.drop_path(x, 0.25, training=False) is x
-    assert ops.drop_path(x, 0., training=True) is x
+    assert ops.drop_path(x, 0.0, training=True) is x
 
 
 def test_init_is_truncated_normal():

@@ -1,11 +1,15 @@
 import math
-import warnings
 
 import pytest
 import torch
 
-from sparseformer_mm.models.sampling import (SparseSampling, limit_gradient,
-                                             sample_gather, sample_grid, sample_points)
+from sparseformer_mm.models.sampling import (
+    SparseSampling,
+    limit_gradient,
+    sample_gather,
+    sample_grid,
+    sample_points,
+)
 
 
 def naive(feature, points):
@@ -17,7 +21,7 @@ def naive(feature, points):
         for m in range(points.shape[1]):
             where = [points[b, m, a].item() * sizes[-1 - a] - 0.5 for a in range(dims)]
             for corner in range(2**dims):
-                weight, index = 1., []
+                weight, index = 1.0, []
                 for axis in range(dims):
                     low = math.floor(where[axis])
                     upper = corner >> axis & 1
@@ -34,8 +38,8 @@ def make(dims, dtype=torch.float64):
     sizes = (3, 4, 5)[-dims:]
     feature = torch.randn(2, *sizes, 7, dtype=dtype, requires_grad=True)
     points = torch.rand(2, 11, dims, dtype=dtype) * 1.6 - 0.3  # some outside
-    points[0, 0] = 0.
-    points[0, 1] = 1.
+    points[0, 0] = 0.0
+    points[0, 1] = 1.0
     points[0, 2] = 1e6
     return feature, points.requires_grad_()
 
@@ -54,8 +58,10 @@ def test_gather_has_the_gradients_of_grid_sample(dims):
     grads = []
     for sample in (sample_grid, sample_gather):
         grads.append(
-            torch.autograd.grad((sample(feature, points) * weight).sum(),
-                                (feature, points)))
+            torch.autograd.grad(
+                (sample(feature, points) * weight).sum(), (feature, points)
+            )
+        )
     for reference, fast in zip(*grads):
         assert reference.abs().max() > 0.1
         torch.testing.assert_close(fast, reference)
@@ -64,16 +70,20 @@ def test_gather_has_the_gradients_of_grid_sample(dims):
 @pytest.mark.parametrize('sample', [sample_grid, sample_gather])
 def test_gradcheck(sample):
     feature, points = make(2)
-    keep = ((points.detach() * 5 - 0.5) % 1 - 0.5).abs().amax(-1) < 0.45  # off the kinks
+    keep = ((points.detach() * 5 - 0.5) % 1 - 0.5).abs().amax(
+        -1
+    ) < 0.45  # off the kinks
     points = points.detach()[keep][None].requires_grad_()
     assert torch.autograd.gradcheck(lambda f, p: sample(f[:1], p), (feature, points))
 
 
 def test_edges_follow_align_corners_false():
-    feature = torch.arange(4.).view(1, 1, 4, 1)
-    points = torch.tensor([[[0., .5], [.125, .5], [.5, .5], [.875, .5], [1., .5]]])
+    feature = torch.arange(4.0).view(1, 1, 4, 1)
+    points = torch.tensor(
+        [[[0.0, 0.5], [0.125, 0.5], [0.5, 0.5], [0.875, 0.5], [1.0, 0.5]]]
+    )
     # The outer edge is half a pixel from the outer centre, where zeros begin to mix in.
-    expected = torch.tensor([[[0.], [0.], [1.5], [3.], [1.5]]])
+    expected = torch.tensor([[[0.0], [0.0], [1.5], [3.0], [1.5]]])
     for sample in (sample_grid, sample_gather):
         torch.testing.assert_close(sample(feature, points), expected)
 
@@ -85,19 +95,19 @@ def test_nothing_to_sample():
 
 def test_limit_clamps_large_gradients_and_leaves_small_ones():
     x = torch.zeros(5, dtype=torch.float64, requires_grad=True)
-    grad = torch.tensor([-3., -.1, 0., .2, 7.], dtype=torch.float64)
-    limit = torch.tensor(.25, dtype=torch.float64)
+    grad = torch.tensor([-3.0, -0.1, 0.0, 0.2, 7.0], dtype=torch.float64)
+    limit = torch.tensor(0.25, dtype=torch.float64)
     limit_gradient(x, limit).backward(grad)
-    assert x.grad.tolist() == [-.25, -.1, 0., .2, .25]
+    assert x.grad.tolist() == [-0.25, -0.1, 0.0, 0.2, 0.25]
 
 
-def sampler_grad(scale=1., limit_grad=True):
+def sampler_grad(scale=1.0, limit_grad=True):
     torch.manual_seed(0)
     sampler = SparseSampling(8, 4, limit_grad=limit_grad).double()
     sampler.set_loss_scale(scale)
     torch.nn.init.normal_(sampler.proj.weight)
     tokens = torch.randn(2, 3, 8, dtype=torch.float64)
-    rois = torch.tensor([.5, .5, .5, .5], dtype=torch.float64).repeat(2, 3, 1)
+    rois = torch.tensor([0.5, 0.5, 0.5, 0.5], dtype=torch.float64).repeat(2, 3, 1)
     rois.requires_grad_()
     feature = torch.randn(2, 5, 9, 6, dtype=torch.float64) / 2
     sampled, points = sampler(tokens, rois, feature)
@@ -114,21 +124,5 @@ def test_coordinate_gradients_are_limited_by_the_map_height():
 
 
 def test_the_limit_scales_with_the_loss():
-    for ours, reference in zip(sampler_grad(scale=1024.), sampler_grad()):
+    for ours, reference in zip(sampler_grad(scale=1024.0), sampler_grad()):
         torch.testing.assert_close(ours, reference)
-
-
-def test_warns_once_without_a_loss_scale(monkeypatch):
-    from sparseformer_mm.models import sampling
-    monkeypatch.setattr(sampling, 'autocast_dtype', lambda device: torch.float16)
-    monkeypatch.setattr(sampling, 'no_autocast', lambda like: torch.enable_grad())
-    sampler = SparseSampling(8, 4)
-    args = torch.randn(1, 3, 8), torch.rand(1, 3, 4), torch.rand(1, 5, 5, 6)
-    with pytest.warns(UserWarning, match='LossScaleHook.*custom_hooks'):
-        sampler(*args)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        sampler(*args)
-        told = SparseSampling(8, 4)
-        told.set_loss_scale(8.)
-        told(*args)

@@ -1,6 +1,8 @@
 """The backbone: the authors' numbers, the paper's table, options, robustness."""
+
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -19,7 +21,8 @@ SMALL = dict(
     cortex_dims=24,
     cortex_depth=2,
     num_heads=4,
-    feat_channels=8)
+    feat_channels=8,
+)
 
 
 def small(scramble=True, **kwargs):
@@ -49,14 +52,17 @@ def test_float64_is_the_authors_code(image_v1):
     assert [stage.name for stage in stages] == ['focusing.0', 'focusing.1', 'cortex.0']
     for i, stage in enumerate(stages):
         torch.testing.assert_close(
-            rois_to_corners(stage.rois), image_v1[f'roi_xyxy_{i}'], **exact)
-        torch.testing.assert_close(stage.points, image_v1[f'sampling_points_{i}'],
-                                   **exact)
+            rois_to_corners(stage.rois), image_v1[f'roi_xyxy_{i}'], **exact
+        )
+        torch.testing.assert_close(
+            stage.points, image_v1[f'sampling_points_{i}'], **exact
+        )
     model.out_type = 'tokens'
     out = model(images)
     torch.testing.assert_close(out.tokens, image_v1['tokens_normed'], **exact)
     torch.testing.assert_close(
-        rois_to_corners(out.rois), image_v1['final_roi_xyxy'], **exact)
+        rois_to_corners(out.rois), image_v1['final_roi_xyxy'], **exact
+    )
     torch.testing.assert_close(out.image_feature, image_v1['image_feature'], **exact)
 
 
@@ -85,7 +91,8 @@ def test_float32_is_close_on_both_paths(image_v1, monkeypatch):
         model, state = image_model(image_v1, torch.float32)
         logits = classify(model(image_v1['input'])[0], state)
         torch.testing.assert_close(
-            logits, image_v1['logits'].float(), atol=1e-4, rtol=0)
+            logits, image_v1['logits'].float(), atol=1e-4, rtol=0
+        )
 
 
 def test_video_is_the_authors_code(video_v2):
@@ -99,15 +106,20 @@ def test_video_is_the_authors_code(video_v2):
             model.out_type = 'tokens'
             out = model(video)
             torch.testing.assert_close(
-                out.tokens, video_v2['tokens_normed'], atol=1e-9, rtol=0)
+                out.tokens, video_v2['tokens_normed'], atol=1e-9, rtol=0
+            )
             torch.testing.assert_close(
-                rois_to_corners(out.rois), video_v2['final_roi_xyzxyz'], atol=1e-9,
-                rtol=0)
+                rois_to_corners(out.rois),
+                video_v2['final_roi_xyzxyz'],
+                atol=1e-9,
+                rtol=0,
+            )
 
 
-@pytest.mark.parametrize('arch, num_params', [('tiny', 31_522_212),
-                                              ('small', 47_575_056),
-                                              ('base', 81_076_996)])
+@pytest.mark.parametrize(
+    'arch, num_params',
+    [('tiny', 31_522_212), ('small', 47_575_056), ('base', 81_076_996)],
+)
 def test_parameter_counts_of_table_1(arch, num_params):
     with torch.device('meta'):
         model = SparseFormer(arch)
@@ -123,26 +135,40 @@ def test_fast_and_reference_paths_agree(monkeypatch):
         monkeypatch.setattr(ops, 'FAST_OPS', fast)
         model = small()
         stages = []
-        out, = model(images, stages)
+        (out,) = model(images, stages)
         out.sum().backward()
-        results.append([out] + [s.points for s in stages] +
-                       [p.grad for p in model.parameters()])
+        results.append(
+            [out] + [s.points for s in stages] + [p.grad for p in model.parameters()]
+        )
     for fast, reference in zip(*results):
         torch.testing.assert_close(fast, reference, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'kwargs, ones', [(dict(), (1, 1)), (dict(spatial_dims=3), (1, 1, 1))]
+)
+def test_featmap_is_the_pooled_output_as_one_pixel(kwargs, ones):
+    model = small(**kwargs)
+    inputs = torch.randn((2, 3, 4, 32, 32) if kwargs else (2, 3, 32, 32))
+    (pooled,) = model(inputs)
+    model.out_type = 'featmap'
+    (featmap,) = model(inputs)
+    assert featmap.shape == (2, 24, *ones)
+    torch.testing.assert_close(featmap.flatten(1), pooled)
 
 
 def test_images_do_not_see_each_other():
     model = small().eval()
     images = torch.randn(3, 3, 40, 56)
-    together, = model(images)
+    (together,) = model(images)
     for i in range(3):
-        torch.testing.assert_close(model(images[i:i + 1])[0], together[i:i + 1])
+        torch.testing.assert_close(model(images[i : i + 1])[0], together[i : i + 1])
 
 
 def test_token_order_does_not_matter():
     model = small().double().eval()
     images = torch.randn(1, 3, 40, 40, dtype=torch.float64)
-    before, = model(images)
+    (before,) = model(images)
     order = torch.randperm(5)
     for param in (model.latent.token_rois, model.latent.token_embeddings):
         param.data = param.data[order]
@@ -161,36 +187,40 @@ def test_any_size_and_batch(size, batch):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize('kwargs', [
-    dict(),
-    dict(stem='patch_embed'),
-    dict(stem='pixel'),
-    dict(decoding='static'),
-    dict(decoding='linear'),
-    dict(roi_init='cell'),
-    dict(roi_init='whole'),
-    dict(roi_init='random'),
-    dict(focusing_repeats=0, fixed_rois=True),
-    dict(fixed_rois=True),
-    dict(num_tokens=1, num_points=1),
-    dict(num_tokens=10, num_points=10, drop_path_rate=0.3),
-    dict(out_type='tokens'),
-    dict(with_cp=True),
-])
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(),
+        dict(stem='patch_embed'),
+        dict(stem='pixel'),
+        dict(decoding='static'),
+        dict(decoding='linear'),
+        dict(roi_init='cell'),
+        dict(roi_init='whole'),
+        dict(roi_init='random'),
+        dict(focusing_repeats=0, fixed_rois=True),
+        dict(fixed_rois=True),
+        dict(num_tokens=1, num_points=1),
+        dict(num_tokens=10, num_points=10, drop_path_rate=0.3),
+        dict(out_type='tokens'),
+        dict(with_cp=True),
+    ],
+)
 def test_every_option_trains_every_parameter(kwargs):
     model = small(**kwargs).train()
     stages = []
     out = model(torch.randn(4, 3, 40, 56), stages)
     (out.tokens if kwargs.get('out_type') else out[0]).pow(2).sum().backward()
     repeats = kwargs.get('focusing_repeats', 2)
-    assert [s.name for s in stages] == [
-        f'focusing.{i}' for i in range(repeats)] + ['cortex.0']
+    assert [s.name for s in stages] == [f'focusing.{i}' for i in range(repeats)] + [
+        'cortex.0'
+    ]
     tokens, points = model.arch['num_tokens'], model.arch['num_points']
     for stage in stages:
         assert stage.rois.shape == (4, tokens, 4)
         assert stage.points.shape == (4, tokens, points, 2)
     # With one point at the centre, offsets have no say.
-    idle = ('sampler', ) if points == 1 else ()
+    idle = ('sampler',) if points == 1 else ()
     for name, param in model.named_parameters():
         if param.requires_grad:
             assert param.grad is not None and param.grad.isfinite().all(), name
@@ -215,7 +245,7 @@ def test_checkpointing_changes_nothing():
     for with_cp in (False, True):
         model = small(with_cp=with_cp, drop_path_rate=0.5).train()
         torch.manual_seed(1)
-        out, = model(images)
+        (out,) = model(images)
         out.sum().backward()
         results.append([out] + [p.grad for p in model.parameters()])
     for plain, recomputed in zip(*results):
@@ -232,12 +262,15 @@ def test_drop_path_rises_linearly_over_the_runs():
     torch.testing.assert_close(model(images)[0], model(images)[0], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize('stages, frozen', [
-    (-1, ()),
-    (0, ('stem', )),
-    (1, ('stem', 'latent', 'focusing', 'transition')),
-    (2, ('stem', 'latent', 'focusing', 'transition', 'cortex.0')),
-])
+@pytest.mark.parametrize(
+    'stages, frozen',
+    [
+        (-1, ()),
+        (0, ('stem',)),
+        (1, ('stem', 'latent', 'focusing', 'transition')),
+        (2, ('stem', 'latent', 'focusing', 'transition', 'cortex.0')),
+    ],
+)
 def test_frozen_stages(stages, frozen):
     model = small(frozen_stages=stages).train()
     for name, param in model.named_parameters():
@@ -252,7 +285,6 @@ def test_norm_eval_serves_custom_stems_with_batch_norm():
 
     @MODELS.register_module(force=True)
     class BatchNormStem(torch.nn.Module):
-
         def __init__(self, in_channels, out_channels):
             super().__init__()
             self.in_channels, self.out_channels = in_channels, out_channels
@@ -274,7 +306,6 @@ def test_a_decoding_of_the_users_plugs_in():
 
     @MODELS.register_module(force=True)
     class MeanDecoding(torch.nn.Module):
-
         def __init__(self, dims, feat_channels, num_points):
             super().__init__()
             self.proj = torch.nn.Linear(feat_channels, dims)
@@ -291,21 +322,24 @@ def test_wild_rois_in_the_whole_model(dtype):
     """RoIs that explode, shrink or leave the image: finite, forward and backward."""
     if dtype is torch.float16:
         try:
-            torch.nn.functional.conv2d(torch.ones(1, 1, 1, 1).half(),
-                                       torch.ones(1, 1, 1, 1).half())
+            torch.nn.functional.conv2d(
+                torch.ones(1, 1, 1, 1).half(), torch.ones(1, 1, 1, 1).half()
+            )
         except RuntimeError as error:
             pytest.skip(f'this torch has no float16 convolution on CPU: {error}')
-    for push in (40., -40.):
+    for push in (40.0, -40.0):
         model = small()
         with torch.no_grad():
             for block in (model.focusing, model.cortex[0]):
-                block.roi_adjust.norm.bias.fill_(1.)
+                block.roi_adjust.norm.bias.fill_(1.0)
                 block.roi_adjust.proj.weight.fill_(push)
         model.to(dtype)
         stages = []
-        out, = model(torch.randn(2, 3, 40, 40, dtype=dtype), stages)
+        (out,) = model(torch.randn(2, 3, 40, 40, dtype=dtype), stages)
         assert out.isfinite().all() and out.dtype == dtype
-        assert stages[-1].rois.isfinite().all() and stages[-1].rois.dtype == torch.float32
+        assert (
+            stages[-1].rois.isfinite().all() and stages[-1].rois.dtype == torch.float32
+        )
         assert stages[-1].rois[..., :2].abs().max() > 2  # it did leave
         out.float().sum().backward()
         for name, param in model.named_parameters():
@@ -316,16 +350,49 @@ def test_wild_rois_in_the_whole_model(dtype):
 def test_autocast_is_close_and_keeps_geometry_in_float32(dtype):
     model = small()
     images = torch.randn(2, 3, 40, 56)
-    reference, = model(images)
+    (reference,) = model(images)
     stages = []
     with torch.autocast('cpu', dtype=dtype):
-        out, = model(images, stages)
+        (out,) = model(images, stages)
     out.float().sum().backward()
     assert all(s.rois.dtype == s.points.dtype == torch.float32 for s in stages)
     torch.testing.assert_close(out.float(), reference, atol=0.1, rtol=0.05)
     assert not torch.equal(out.float(), reference)  # it did run in low precision
     for name, param in model.named_parameters():
         assert param.grad.isfinite().all() and param.grad.abs().max() > 0, name
+
+
+def run_in_float16(model):
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*autocast.*Disabling')
+            context = torch.autocast('cpu', dtype=torch.float16)
+        with context:
+            assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == torch.float16
+    except (AssertionError, RuntimeError):
+        pytest.skip('this torch has no float16 autocast on CPU')
+    with context:
+        (out,) = model(torch.randn(2, 3, 40, 40))
+    out.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_float16_without_a_loss_scale_warns_once():
+    model = small().train()
+    with pytest.warns(UserWarning, match='LossScaleHook.*custom_hooks') as caught:
+        run_in_float16(model)
+        run_in_float16(model)
+    assert len([w for w in caught if 'LossScaleHook' in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize('how', ['told', 'evaluating'])
+def test_float16_does_not_warn_where_all_is_well(how):
+    model = small().train(how == 'told')
+    if how == 'told':
+        model.set_loss_scale(8.0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', '.*LossScaleHook')
+        run_in_float16(model)
 
 
 def test_deepcopy_and_pickle():
@@ -339,35 +406,42 @@ def test_deepcopy_and_pickle():
 
 def test_layer_depths_rise():
     model = small()
-    depths = {n: model.get_layer_depth(f'backbone.{n}', 'backbone.')
-              for n, _ in model.named_parameters()}
+    depths = {
+        n: model.get_layer_depth(f'backbone.{n}', 'backbone.')
+        for n, _ in model.named_parameters()
+    }
     assert {total for _, total in depths.values()} == {5}
     assert depths['stem.conv.weight'][0] == depths['latent.token_rois'][0] == 0
-    assert depths['focusing.attn.qkv.weight'][0] == depths['transition.0.weight'][0] == 1
+    assert (
+        depths['focusing.attn.qkv.weight'][0] == depths['transition.0.weight'][0] == 1
+    )
     assert depths['cortex.0.ffn.fc1.weight'][0] == 2
     assert depths['cortex.1.ffn.fc1.weight'][0] == 3
     assert depths['norm.weight'][0] == 4
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='huge'), r"arch='huge' is unknown.*base.*small.*tiny"),
-    (dict(arch=dict(depth=3)), r"unknown keys \['depth'\].*cortex_depth"),
-    (dict(num_tokens=0), 'num_tokens=0 must be an integer of at least 1'),
-    (dict(num_tokens=2.5), 'num_tokens=2.5 must be an integer'),
-    (dict(num_points=-1), 'num_points=-1 must be an integer of at least 1'),
-    (dict(focusing_repeats=-1), 'focusing_repeats=-1 .* at least 0'),
-    (dict(num_heads=5), 'num_heads=5 does not divide focusing_dims=256'),
-    (dict(cortex_dims=500), 'num_heads=64 does not divide cortex_dims=500'),
-    (dict(stem='vit'), "stem='vit' is unknown.*early_conv"),
-    (dict(decoding='mlp'), "decoding='mlp' is unknown.*adaptive"),
-    (dict(roi_init='corner'), "roi_init='corner' is unknown.*half"),
-    (dict(out_type='featmap'), "out_type='featmap' is unknown.*pooled"),
-    (dict(spatial_dims=4), 'spatial_dims=4 is unknown'),
-    (dict(token_inflation=2), 'token_inflation=2 .* needs spatial_dims=3'),
-    (dict(drop_path_rate=1.), r'drop_path_rate=1.0 must be in \[0, 1\)'),
-    (dict(frozen_stages=10), 'frozen_stages=10 must be between -1 and 9'),
-    (dict(ffn_ratio=0), 'ffn_ratio=0 must be positive'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='huge'), r"arch='huge' is unknown.*base.*small.*tiny"),
+        (dict(arch=dict(depth=3)), r"unknown keys \['depth'\].*cortex_depth"),
+        (dict(num_tokens=0), 'num_tokens=0 must be an integer of at least 1'),
+        (dict(num_tokens=2.5), 'num_tokens=2.5 must be an integer'),
+        (dict(num_points=-1), 'num_points=-1 must be an integer of at least 1'),
+        (dict(focusing_repeats=-1), 'focusing_repeats=-1 .* at least 0'),
+        (dict(num_heads=5), 'num_heads=5 does not divide focusing_dims=256'),
+        (dict(cortex_dims=500), 'num_heads=64 does not divide cortex_dims=500'),
+        (dict(stem='vit'), "stem='vit' is unknown.*early_conv"),
+        (dict(decoding='mlp'), "decoding='mlp' is unknown.*adaptive"),
+        (dict(roi_init='corner'), "roi_init='corner' is unknown.*half"),
+        X,
+        (dict(spatial_dims=4), 'spatial_dims=4 is unknown'),
+        (dict(token_inflation=2), 'token_inflation=2 .* needs spatial_dims=3'),
+        (dict(drop_path_rate=1.0), r'drop_path_rate=1.0 must be in \[0, 1\)'),
+        (dict(frozen_stages=10), 'frozen_stages=10 must be between -1 and 9'),
+        (dict(ffn_ratio=0), 'ffn_ratio=0 must be positive'),
+    ],
+)
 def test_wrong_arguments_name_the_cure(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SparseFormer(**kwargs)

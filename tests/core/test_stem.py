@@ -9,7 +9,7 @@ def test_channel_norm_uses_the_unbiased_variance():
     x = torch.randn(2, 3, 4, 7, dtype=torch.float64) * 3 + 1
     expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-7).sqrt()
     torch.testing.assert_close(channel_norm(x), expected, rtol=1e-12, atol=1e-12)
-    flat = torch.full((1, 7), 3., requires_grad=True)  # no variance at all
+    flat = torch.full((1, 7), 3.0, requires_grad=True)  # no variance at all
     channel_norm(flat).sum().backward()
     assert flat.grad.isfinite().all()
 

@@ -1,4 +1,5 @@
 """The converter on the command line: there, back, and its complaints."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +13,30 @@ TOOL = ROOT / 'tools' / 'model_converters' / 'showlab_to_mm.py'
 
 
 def run(*args):
-    return subprocess.run([sys.executable, str(TOOL), *map(str, args)],
-                          capture_output=True, text=True, cwd='/')
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd='/',
+    )
 
 
 @pytest.fixture(scope='module')
 def authors():
     with np.load(ROOT / 'tests' / 'data' / 'image_v1.npz') as file:
-        return {k[6:]: torch.from_numpy(file[k]) for k in file.files
-                if k.startswith('state/')}
+        return {
+            k[6:]: torch.from_numpy(file[k])
+            for k in file.files
+            if k.startswith('state/')
+        }
 
 
 def test_there_and_back(authors, tmp_path):
-    src, ours, back = tmp_path / 'a.pth', tmp_path / 'new' / 'mm.pth', tmp_path / 'b.pth'
+    src, ours, back = (
+        tmp_path / 'a.pth',
+        tmp_path / 'new' / 'mm.pth',
+        tmp_path / 'b.pth',
+    )
     torch.save(dict(model=authors, epoch=299), src)
     done = run(src, ours, '--check')
     assert done.returncode == 0, done.stderr
@@ -34,8 +46,9 @@ def test_there_and_back(authors, tmp_path):
     assert 'check passed' in done.stdout
     state = torch.load(ours)['state_dict']
     assert torch.equal(state['head.fc.weight'], authors['head.classifier.weight'])
-    assert torch.equal(state['backbone.stem.conv.weight'],
-                       authors['feat_extractor.conv1.weight'])
+    assert torch.equal(
+        state['backbone.stem.conv.weight'], authors['feat_extractor.conv1.weight']
+    )
     done = run(ours, back, '--to', 'v1')
     assert done.returncode == 0, done.stderr
     returned = torch.load(back)['model']
@@ -60,7 +73,10 @@ def test_complaints(authors, tmp_path):
 
     cut = tmp_path / 'cut.pth'
     cut.write_bytes(lost.read_bytes()[:3000])
-    for path, words in ((cut, 'cannot be read'), (tmp_path / 'no.pth', 'does not exist')):
+    for path, words in (
+        (cut, 'cannot be read'),
+        (tmp_path / 'no.pth', 'does not exist'),
+    ):
         done = run(path, '--check')
         assert done.returncode == 1 and words in done.stderr
         assert 'Traceback' not in done.stderr

@@ -1,0 +1,36 @@
+# A SparseFormer small enough to learn scattered digits on a CPU in minutes.
+_base_ = [
+    '../_base_/datasets/digits_bs64.py',
+    '../_base_/schedules/digits_bs64_adamw_15e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='sparseformer_mm.SparseFormer',
+        arch=dict(
+            num_tokens=16,
+            num_points=16,
+            focusing_dims=96,
+            focusing_repeats=4,
+            cortex_dims=192,
+            cortex_depth=4,
+            num_heads=8,
+            feat_channels=48,
+        ),
+        drop_path_rate=0.05,
+    ),
+    head=dict(
+        type='LinearClsHead',
+        # Classes: change this and `data_preprocessor.num_classes` together.
+        num_classes=10,
+        in_channels=192,
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
+        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+    ),
+)
+
+default_hooks = dict(logger=dict(interval=20))
+# A fixed seed, so that a second run gives the same figures.
+randomness = dict(seed=0)

@@ -1,0 +1,3 @@
+from setuptools import setup
+
+setup()  # everything stands in setup.cfg; pip asks for this file

@@ -1,0 +1,1 @@
+"""SparseFormer with mmaction2; the only place that imports it."""

@@ -1,0 +1,93 @@
+"""The latent tokens a model starts with, and the tuples it gives them back in."""
+
+from typing import NamedTuple, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from .geometry import at_least_float32, inflate_rois, init_rois
+
+
+class StageRecord(NamedTuple):
+    """What one sampling stage looked at.
+
+    Attributes:
+        name: 'focusing.0', ..., 'cortex.0'.
+        rois: (B, N, 2D) centre and size used by the stage, in units of the image.
+        points: (B, N, P, D) sampling points in units of the image, x first.
+        tokens: (B, N, d) token embeddings after the stage.
+    """
+
+    name: str
+    rois: Tensor
+    points: Tensor
+    tokens: Tensor
+
+
+class SparseFormerOutput(NamedTuple):
+    """What the backbone gives to dense heads (``out_type='tokens'``).
+
+    Attributes:
+        tokens: (B, N, d_c) last tokens, each through the final LayerNorm.
+        rois: (B, N, 2D) final RoIs as centre and size, in units of the image.
+        image_feature: (B, C, [T,] H', W'), the stem's map.
+    """
+
+    tokens: Tensor
+    rois: Tensor
+    image_feature: Tensor
+
+
+class LatentTokens(BaseModule):
+    """Learnable initial embeddings and RoIs of the latent tokens (equation 1).
+
+    Args:
+        num_tokens: N of an image.
+        dims: embedding width d_f.
+        roi_init: see :func:`~.geometry.init_rois`.
+        spatial_dims: 2, or 3 for tubes.
+        inflation: copies of the image's tokens along time (3 dims only).
+        learn_rois: False freezes the RoIs.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        dims: int,
+        roi_init: str = 'half',
+        spatial_dims: int = 2,
+        inflation: int = 1,
+        learn_rois: bool = True,
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg)
+        self.roi_init = roi_init
+        self.num_tokens = num_tokens
+        self.inflation = inflation
+        total = num_tokens * inflation
+        self.token_embeddings = nn.Parameter(torch.empty(total, dims))
+        self.token_rois = nn.Parameter(
+            torch.empty(total, 2 * spatial_dims), requires_grad=learn_rois
+        )
+        self._reset()
+
+    @torch.no_grad()
+    def _reset(self):
+        embeddings = self.token_embeddings[: self.num_tokens]
+        nn.init.trunc_normal_(embeddings)
+        self.token_embeddings.copy_(embeddings.repeat(self.inflation, 1))
+        rois = init_rois(self.num_tokens, self.roi_init)
+        if self.token_rois.shape[1] == 6:
+            rois = inflate_rois(rois, self.inflation)
+        self.token_rois.copy_(rois)
+
+    def init_weights(self):
+        super().init_weights()
+        self._reset()
+
+    def forward(self) -> Tuple[Tensor, Tensor]:
+        """Return embeddings (1, N, d_f) and RoIs (1, N, 2D), shared by the batch."""
+        rois = at_least_float32(self.token_rois)
+        return self.token_embeddings[None], rois[None]

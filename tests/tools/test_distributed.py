@@ -1,0 +1,75 @@
+"""Two processes take the same first step as one with the joined batch."""
+
+import socket
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip(
+    'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
+)
+
+from toy_training import ROOT, make_data, run, write_config  # noqa: E402
+
+
+def free_port() -> str:
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return str(sock.getsockname()[1])
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    # Without the limit on coordinate gradients: it acts on what each process
+    # sees, and a mean over a smaller batch has larger gradients.
+    config = write_config(
+        tmp_path / 'toy.py', make_data(tmp_path / 'data'), shuffle=False, limit=False
+    )
+    config.write_text(
+        config.read_text() + "custom_imports = dict(imports=['gradient_recorder'])\n"
+        "custom_hooks = [dict(type='GradientRecorder')]\n"
+    )
+    tools = ROOT / 'tools'
+    cpu = dict(CUDA_VISIBLE_DEVICES='-1')
+    options = ['--no-validate', '--cfg-options']
+    run(
+        [
+            sys.executable,
+            tools / 'train.py',
+            config,
+            '--work-dir',
+            tmp_path / 'one',
+            *options,
+            'train_dataloader.batch_size=12',
+        ],
+        tmp_path,
+        GRADIENT_FILE=str(tmp_path / 'one.pth'),
+        **cpu,
+    )
+    log = run(
+        [
+            'bash',
+            tools / 'dist_train.sh',
+            config,
+            '2',
+            '--work-dir',
+            tmp_path / 'two',
+            *options,
+            'train_dataloader.batch_size=6',
+        ],
+        tmp_path,
+        GRADIENT_FILE=str(tmp_path / 'two.pth'),
+        PORT=free_port(),
+        **cpu,
+    )
+    assert 'gloo' in log
+    assert 'Epoch(train) [1][2/2]' in log
+    assert (tmp_path / 'two' / 'epoch_1.pth').is_file()
+
+    one, two = (torch.load(tmp_path / f'{name}.pth') for name in ('one', 'two'))
+    assert one.keys() == two.keys()
+    for name in one:
+        scale = one[name].abs().max()
+        assert scale > 0, f'{name} has no gradient'
+        difference = (one[name] - two[name]).abs().max()
+        assert difference <= 1e-4 * scale, name

@@ -1,0 +1,385 @@
+"""Images per second and peak memory of several models, side by side.
+
+All models are alive in one process and take turns (A B C A B C ...), so that
+whatever slows the machine down meets each of them; speed is compared within a
+round and the table gives the median of those ratios with their spread. Peak
+memory is measured with each model alone in a process of its own.
+
+Examples:
+    python tools/analysis_tools/benchmark.py sparseformer-tiny \
+        mmpretrain:swin-tiny mmpretrain:resnet50 --batch-size 8
+    python tools/analysis_tools/benchmark.py my_config.py --mode train \
+        --device cuda --amp fp16 --compile --markdown
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence
+
+import torch
+from mmengine.config import DictAction
+from torch import nn
+from torch.nn import functional as F
+
+from sparseformer_mm.utils.hosts import build_model, fail
+
+DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        'models',
+        nargs='+',
+        help='sparseformer-{tiny,small,base}, a config file, or '
+        'LIBRARY:CONFIG such as mmpretrain:swin-tiny, mmpretrain:resnet50',
+    )
+    parser.add_argument(
+        '--baseline', help='model the ratios refer to (the first one if not given)'
+    )
+    parser.add_argument('--mode', choices=['infer', 'train'], default='infer')
+    parser.add_argument('--batch-size', type=int, default=8)
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        default=[224, 224],
+        help='H W, or T H W for video',
+    )
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
+    )
+    parser.add_argument('--amp', choices=sorted(DTYPES))
+    parser.add_argument('--compile', action='store_true')
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--threads', type=int, help='CPU threads of PyTorch')
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--warmup', type=int, default=3, help='untimed steps per model')
+    parser.add_argument(
+        '--seconds', type=float, default=1.0, help='least time per model and round'
+    )
+    parser.add_argument(
+        '--no-memory', action='store_true', help='leave out the peak memory'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='overrides for all models given as configs',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the results')
+    parser.add_argument(
+        '--markdown', action='store_true', help='print the table as Markdown'
+    )
+    parser.add_argument('--memory-of', help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.baseline = args.baseline or args.models[0]
+    if args.baseline not in args.models:
+        parser.error(f'--baseline {args.baseline} is not one of the models')
+    if len(set(args.models)) < len(args.models):
+        parser.error('each model can be given only once')
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        parser.error('--device cuda: this PyTorch sees no CUDA device')
+    if args.amp == 'fp16' and args.device == 'cpu':
+        parser.error('--amp fp16 needs CUDA; use --amp bf16 on a CPU')
+    if min(args.batch_size, args.rounds, *args.shape) < 1:
+        parser.error('--batch-size, --rounds and --shape must be positive')
+    return args
+
+
+def synchronize(device: str) -> None:
+    if device.startswith('cuda'):
+        torch.cuda.synchronize(device)
+
+
+def _loss(outputs, labels: torch.Tensor) -> torch.Tensor:
+    if torch.is_tensor(outputs) and outputs.dim() == 2:
+        return F.cross_entropy(outputs.float(), labels % outputs.shape[1])
+    # Dense heads return maps or lists: their losses differ, the work of a
+    # backward pass through all outputs does not.
+    flat = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return sum(
+        _loss(o, labels) if isinstance(o, (list, tuple)) else o.float().square().mean()
+        for o in flat
+    )
+
+
+def make_step(model: nn.Module, args: argparse.Namespace) -> Callable:
+    """One forward pass, or one whole training step, on fixed noise."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(args.batch_size, 3, *args.shape, generator=generator)
+    labels = torch.randint(1000, (args.batch_size,), generator=generator)
+    images, labels = images.to(args.device), labels.to(args.device)
+    model = model.to(args.device)
+    if args.channels_last:
+        layout = torch.channels_last if images.dim() == 4 else torch.channels_last_3d
+        images = images.contiguous(memory_format=layout)
+        if images.dim() == 4:
+            model = model.to(memory_format=layout)
+    model.train(args.mode == 'train')
+    run = torch.compile(model) if args.compile else model
+    device_type = args.device.partition(':')[0]
+
+    def autocast():
+        if args.amp is None:
+            return nullcontext()
+        return torch.autocast(device_type, DTYPES[args.amp])
+
+    def infer() -> None:
+        with torch.inference_mode(), autocast():
+            run(images)
+
+    if args.mode == 'infer':
+        return infer
+
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
+    scaler_type = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)
+    scaler = scaler_type(enabled=args.amp == 'fp16')
+
+    def train() -> None:
+        with autocast():
+            outputs = run(images)
+        loss = _loss(outputs, labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return train
+
+
+def timed(step: Callable, times: int, device: str) -> float:
+    """Seconds per step."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        step()
+    synchronize(device)
+    return (time.perf_counter() - start) / times
+
+
+def measure_speed(args: argparse.Namespace) -> Dict[str, List[float]]:
+    """Images per second of each model in each round."""
+    steps, times = {}, {}
+    for name in args.models:
+        print(f'warming up {name}', file=sys.stderr, flush=True)
+        steps[name] = make_step(build_model(name, args.cfg_options), args)
+        timed(steps[name], max(1, args.warmup), args.device)
+        once = timed(steps[name], 1, args.device)
+        times[name] = max(1, round(args.seconds / once))
+    speeds: Dict[str, List[float]] = {name: [] for name in args.models}
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(args.rounds):
+            for name in args.models:
+                seconds = timed(steps[name], times[name], args.device)
+                speeds[name].append(args.batch_size / seconds)
+            print(
+                f'round {number + 1}/{args.rounds}: '
+                + ', '.join(
+                    f'{name} {speed[-1]:.1f}' for name, speed in speeds.items()
+                ),
+                file=sys.stderr,
+                flush=True,
+            )
+            gc.collect()
+    finally:
+        gc.enable()
+    return speeds
+
+
+def resident_mib(peak: bool) -> float:
+    """Memory of this process as the kernel sees it, now or at its peak."""
+    key = 'VmHWM:' if peak else 'VmRSS:'
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+    raise OSError('no memory figures in /proc/self/status')
+
+
+def measure_own_memory(args: argparse.Namespace) -> Optional[float]:
+    """Peak of this process in MiB: weights, activations, workspaces.
+
+    On a CPU this is the growth of resident memory since the libraries were
+    imported; on CUDA what PyTorch's allocator handed out.
+    """
+    on_cpu = args.device == 'cpu'
+    if on_cpu and sys.platform != 'linux':
+        return None
+    # A first build imports everything and is thrown away.
+    before = 0.0
+    if on_cpu:
+        build_model(args.memory_of, args.cfg_options)
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # or the heap keeps what it freed
+        before = resident_mib(peak=False)
+        model = build_model(args.memory_of, args.cfg_options)
+        # Initialisation may have peaked higher than any step: start anew.
+        Path('/proc/self/clear_refs').write_text('5')
+    else:
+        model = build_model(args.memory_of, args.cfg_options)
+    step = make_step(model, args)
+    for _ in range(3):
+        step()
+    synchronize(args.device)
+    if on_cpu:
+        return resident_mib(peak=True) - before
+    return torch.cuda.max_memory_allocated(args.device) / 2**20
+
+
+def measure_memory(
+    args: argparse.Namespace, argv: Sequence[str]
+) -> Dict[str, Optional[float]]:
+    """Run this script once more for each model, alone."""
+    peaks = {}
+    for name in args.models:
+        print(f'memory of {name}', file=sys.stderr, flush=True)
+        done = subprocess.run(
+            [sys.executable, __file__, *argv, '--memory-of', name],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode:
+            fail(f'the memory run of {name} ended with {done.returncode}')
+        peaks[name] = json.loads(done.stdout.splitlines()[-1])
+    return peaks
+
+
+def spread(ratios: List[float]) -> dict:
+    """Middle and spread of the ratios of all rounds."""
+    low, middle, high = (
+        statistics.quantiles(ratios, n=4, method='inclusive')
+        if len(ratios) > 1
+        else ratios * 3
+    )
+    return dict(median=middle, quartiles=[low, high], range=[min(ratios), max(ratios)])
+
+
+def summarize(
+    args: argparse.Namespace,
+    speeds: Dict[str, List[float]],
+    peaks: Dict[str, Optional[float]],
+) -> dict:
+    base = speeds[args.baseline]
+    models = [
+        dict(
+            name=name,
+            images_per_second=statistics.median(speeds[name]),
+            over_baseline=spread([a / b for a, b in zip(speeds[name], base)]),
+            baseline_over=spread([b / a for a, b in zip(speeds[name], base)]),
+            peak_memory_mib=peaks.get(name),
+            rounds=speeds[name],
+        )
+        for name in args.models
+    ]
+    on_cpu = args.device == 'cpu'
+    return dict(
+        settings=dict(
+            mode=args.mode,
+            batch_size=args.batch_size,
+            shape=args.shape,
+            amp=args.amp,
+            compile=args.compile,
+            channels_last=args.channels_last,
+            rounds=args.rounds,
+            baseline=args.baseline,
+        ),
+        environment=dict(
+            device=(platform.processor() or platform.machine())
+            if on_cpu
+            else torch.cuda.get_device_name(args.device),
+            device_type=args.device,
+            torch=torch.__version__,
+            threads=torch.get_num_threads(),
+        ),
+        models=models,
+    )
+
+
+def table(result: dict, markdown: bool) -> str:
+    settings, environment = result['settings'], result['environment']
+    base = settings['baseline']
+    rows = [
+        [
+            'model',
+            'images/s',
+            f'times {base}',
+            'quartiles',
+            f'{base} is',
+            'quartiles',
+            'min..max',
+            'peak MiB',
+        ]
+    ]
+    for model in result['models']:
+        forth, back = model['over_baseline'], model['baseline_over']
+        peak = model['peak_memory_mib']
+        rows.append(
+            [
+                model['name'],
+                f'{model["images_per_second"]:.2f}',
+                f'{forth["median"]:.2f}',
+                '{:.2f}..{:.2f}'.format(*forth['quartiles']),
+                f'{back["median"]:.2f}x',
+                '{:.2f}..{:.2f}'.format(*back['quartiles']),
+                '{:.2f}..{:.2f}'.format(*back['range']),
+                '-' if peak is None else f'{peak:.0f}',
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        ' | '.join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
+    rule = ['-' * widths[0]] + ['-' * (w - 1) + ':' for w in widths[1:]]
+    lines.insert(1, ' | '.join(rule))
+    if markdown:
+        lines = [f'| {line} |' for line in lines]
+    about = (
+        f'{settings["mode"]}, batch {settings["batch_size"]}, '
+        f'{"x".join(map(str, settings["shape"]))}, '
+        f'{settings["amp"] or "fp32"}'
+        f'{", compiled" if settings["compile"] else ""}'
+        f'{", channels-last" if settings["channels_last"] else ""}, '
+        f'{settings["rounds"]} interleaved rounds; '
+        f'{environment["device_type"]} ({environment["device"]}), '
+        f'torch {environment["torch"]}, '
+        f'{environment["threads"]} threads'
+    )
+    return '\n'.join([about, '', *lines])
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if args.memory_of:
+        print(json.dumps(measure_own_memory(args)))
+        return
+    peaks = {} if args.no_memory else measure_memory(args, argv)
+    result = summarize(args, measure_speed(args), peaks)
+    print(table(result, args.markdown))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

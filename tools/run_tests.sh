@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The whole test suite in the environment of tools/setup_env.sh:
+#
+#   bash tools/run_tests.sh [--stack onedl|openmmlab] [--python PATH]
+#                           [arguments of pytest]
+#
+#   bash tools/run_tests.sh                                # the default stack
+#   bash tools/run_tests.sh --stack openmmlab tests/core   # the classic one
+#
+# WORKERS=1 runs the tests one after the other in this process; the default is
+# a worker with one thread for each core, at most four.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+setup=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --stack|--python)
+            [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
+            setup+=("$1" "$2")
+            shift 2 ;;
+        *) break ;;
+    esac
+done
+python=$(bash tools/setup_env.sh --level full ${setup[@]+"${setup[@]}"})
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+
+missing=$("$python" -c '
+import importlib.util as util
+print(*(name for name in ("pytest", "xdist", "sklearn") if not util.find_spec(name)))')
+[ -z "$missing" ] || {
+    echo "The tests need: $missing. Cure: $python -m pip install pytest" \
+        "pytest-xdist scikit-learn" >&2
+    exit 1
+}
+cores=$("$python" -c 'import os; print(min(os.cpu_count() or 1, 4))')
+workers=${WORKERS:-$cores}
+if [ "$workers" -gt 1 ]; then
+    # The threads of two workers would only wait for each other. Tests of one
+    # file share what its fixtures made, so they stay together.
+    export OMP_NUM_THREADS=1
+    exec "$python" -m pytest -n "$workers" --dist loadfile "$@"
+fi
+exec "$python" -m pytest "$@"

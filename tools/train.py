@@ -1,0 +1,156 @@
+"""Train a model of mmpretrain, mmdet, mmseg or mmaction2.
+
+The config's ``default_scope`` decides which library is meant.
+"""
+
+import argparse
+import os.path as osp
+import sys
+from typing import Optional
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import find_latest_checkpoint
+
+from sparseformer_mm.utils.hosts import fail
+from sparseformer_mm.utils.launch import (
+    add_common_arguments,
+    announce,
+    build_runner,
+    check_checkpoint,
+    explain_errors,
+    prepare_config,
+)
+
+CPU_AMP = 'sparseformer_mm.BFloat16OptimWrapper'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a path, from the latest '
+        'one in the work directory, if there is any',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train with automatic mixed precision'
+    )
+    parser.add_argument(
+        '--amp-dtype',
+        choices=['float16', 'bfloat16'],
+        help='number format of --amp (float16 on a GPU, bfloat16 on a CPU)',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='no validation during training'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the actual over the base batch size',
+    )
+    parser.add_argument('--seed', type=int, help='random seed')
+    parser.add_argument(
+        '--diff-rank-seed', action='store_true', help='another seed in each process'
+    )
+    parser.add_argument(
+        '--deterministic', action='store_true', help='only deterministic operators'
+    )
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def set_amp(cfg: Config, wanted: bool, dtype: Optional[str]) -> None:
+    """Choose the optimizer wrapper for mixed precision."""
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if not (wanted or dtype or kind == 'AmpOptimWrapper'):
+        return
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', CPU_AMP):
+        fail(
+            f'--amp works with OptimWrapper or AmpOptimWrapper, but the '
+            f'config uses {kind}'
+        )
+    if torch.cuda.is_available():
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+        if dtype is not None:
+            wrapper.dtype = dtype
+        if wrapper.get('dtype') == 'bfloat16':
+            # It has float32's range: gradients need no scaling.
+            wrapper.loss_scale = dict(enabled=False)
+        return
+    if dtype == 'float16':
+        fail('--amp-dtype float16 needs a GPU; use bfloat16 on a CPU')
+    announce('no GPU found: mixed precision uses bfloat16, no loss scaling')
+    wrapper.type = CPU_AMP
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        wrapper.pop(key, None)
+
+
+def set_resume(cfg: Config, resume: Optional[str]) -> None:
+    """Point the runner to the checkpoint to go on from."""
+    if resume == 'auto':
+        latest = find_latest_checkpoint(cfg.work_dir)
+        if latest is not None and not osp.isfile(latest):
+            # It is noted as seen from where the run was started.
+            latest = osp.join(cfg.work_dir, osp.basename(latest))
+        if latest is None:
+            # The config's own load_from still counts then.
+            announce(f'nothing to resume in {cfg.work_dir}: starting anew')
+            return
+        resume = latest
+    if resume is not None:
+        check_checkpoint(resume)
+        cfg.resume, cfg.load_from = True, resume
+        announce(f'resuming from {resume}')
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the flags which only training has."""
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    set_amp(cfg, args.amp, args.amp_dtype)
+    set_resume(cfg, args.resume)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            fail(
+                '--auto-scale-lr needs auto_scale_lr = '
+                'dict(base_batch_size=...) in the config'
+            )
+        cfg.auto_scale_lr.enable = True
+    randomness = cfg.get('randomness') or ConfigDict()
+    if args.seed is not None:
+        randomness.seed = args.seed
+    if args.deterministic:
+        randomness.deterministic = True
+    if args.diff_rank_seed:
+        randomness.diff_rank_seed = True
+    if randomness:
+        cfg.randomness = randomness
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = prepare_config(args)
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            fail(f'{args.config} has no {key}, which training needs')
+    merge_args(cfg, args)
+    runner = build_runner(cfg)
+    with explain_errors():
+        runner.train()
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        announce(
+            '\ninterrupted; the same command with --resume goes on from '
+            'the latest checkpoint'
+        )
+        sys.exit(130)
