@@ -434,7 +434,7 @@ def test_layer_depths_rise():
         (dict(stem='vit'), "stem='vit' is unknown.*early_conv"),
         (dict(decoding='mlp'), "decoding='mlp' is unknown.*adaptive"),
         (dict(roi_init='corner'), "roi_init='corner' is unknown.*half"),
-        X,
+        (dict(out_type='cls_token'), "out_type='cls_token' is unknown.*pooled"),
         (dict(spatial_dims=4), 'spatial_dims=4 is unknown'),
         (dict(token_inflation=2), 'token_inflation=2 .* needs spatial_dims=3'),
         (dict(drop_path_rate=1.0), r'drop_path_rate=1.0 must be in \[0, 1\)'),
