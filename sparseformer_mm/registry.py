@@ -42,5 +42,14 @@ def build_part(cfg: dict, **kwargs):
     Args:
         cfg: with ``type``.
         kwargs: arguments added to it.
+
+    Raises:
+        ValueError: if ``cfg`` already has one of them.
     """
-    return MODELS.build(dict(dict(cfg, **kwargs), _scope_='sparseformer_mm'))
+    clash = sorted(set(cfg) & set(kwargs))
+    if clash:
+        raise ValueError(
+            f'{cfg["type"]} gets {", ".join(clash)} from the backbone (feat_channels, '
+            f'num_points and the widths are its arguments): leave them out of {cfg}'
+        )
+    return MODELS.build(dict(cfg, **kwargs, _scope_='sparseformer_mm'))

@@ -44,9 +44,9 @@ TASKS = {
     'video': ('mmaction',),
     'all': tuple(LIBRARIES),
 }
-# Registries are filled by these; the bare import of a library says little.
 # Fills the gaps of mmaction2 1.2.0.
 COMPAT = 'sparseformer_mm.action.compat'
+# Registries are filled by these; the bare import of a library says little.
 PROBES = {name: f'{name}.models' for name in LIBRARIES}
 
 

@@ -10,7 +10,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-config=configs/classification/sparseformer-nano_1xb64_digits.py
+config=configs/classification/sparseformer-nano_1xb32_digits.py
 data=data/digits
 work=work_dirs/quickstart
 

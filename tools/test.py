@@ -22,6 +22,7 @@ from sparseformer_mm.utils.launch import (
     build_runner,
     check_checkpoint,
     explain_errors,
+    forbid_reinit,
     prepare_config,
 )
 
@@ -203,6 +204,7 @@ def main() -> None:
             if hasattr(module, 'allow_partial_load'):
                 module.allow_partial_load = True
     else:
+        forbid_reinit(runner.model)
         # The runner would only warn about weights that were not found.
         runner.load_checkpoint = partial(runner.load_checkpoint, strict=True)
     try:

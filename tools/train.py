@@ -19,6 +19,7 @@ from sparseformer_mm.utils.launch import (
     build_runner,
     check_checkpoint,
     explain_errors,
+    forbid_reinit,
     prepare_config,
 )
 
@@ -141,6 +142,8 @@ def main() -> None:
             fail(f'{args.config} has no {key}, which training needs')
     merge_args(cfg, args)
     runner = build_runner(cfg)
+    if cfg.resume:
+        forbid_reinit(runner.model)
     with explain_errors():
         runner.train()
 

@@ -36,19 +36,26 @@ def apply() -> List[str]:
     """Import mmaction and fill its gaps.
 
     Returns:
-        list: a sentence per thing that was done; empty where nothing was needed or
-        mmaction2 is not installed.
+        list: a sentence per thing that was done; empty where nothing was needed.
+
+    Raises:
+        ImportError: if mmaction2 is not installed.
     """
-    if 'mmaction' in sys.modules or importlib.util.find_spec('mmaction') is None:
-        return []
+    if importlib.util.find_spec('mmaction') is None:
+        raise ImportError(
+            'sparseformer_mm.action needs mmaction2: pip install mmaction2==1.2.0'
+        )
+    if 'mmaction.models' in sys.modules:
+        return []  # it works as it is
     done = []
     import mmcv
 
     version = mmcv.__version__
+    refused = digit_version(version) >= digit_version(_FIRST_REFUSED_MMCV)
+    if 'mmaction' not in sys.modules and refused:
+        done.append(f'its limit on mmcv (here {version}) was lifted')
+        mmcv.__version__ = '2.1.0'
     try:
-        if digit_version(version) >= digit_version(_FIRST_REFUSED_MMCV):
-            mmcv.__version__ = '2.1.0'
-            done.append(f'its limit on mmcv (here {version}) was lifted')
         import mmaction
     finally:
         mmcv.__version__ = version

@@ -1,7 +1,9 @@
 """Hooks for mmengine's runner."""
 
+from typing import Optional
+
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 
 from ..models.checkpoint import convert_checkpoint
@@ -13,7 +15,9 @@ _CLASSIFIERS = ('head.fc', 'cls_head.fc_cls')
 
 
 def _unwrap(model):
-    return model.module if is_model_wrapper(model) else model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 @HOOKS.register_module()
@@ -22,7 +26,9 @@ class LossScaleHook(Hook):
 
     SparseFormer clamps the gradients of its sampling coordinates to an absolute
     limit; while the loss is scaled (float16 training), the limit has to be scaled by
-    the same factor. Without loss scaling the factor is 1 and this costs nothing.
+    the same factor. Without loss scaling the factor is 1. (Accumulating gradients
+    over k iterations divides the loss, not the limit: k small batches then have the
+    gradients of one large batch.)
 
     Example:
         >>> custom_hooks = [dict(type='sparseformer_mm.LossScaleHook')]
@@ -32,25 +38,31 @@ class LossScaleHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         scale = self._loss_scale(runner.optim_wrapper)
+        if scale is None:
+            return
         for module in _unwrap(runner.model).modules():
             if isinstance(module, SparseSampling):
                 module.set_loss_scale(scale)
 
     @staticmethod
-    def _loss_scale(optim_wrapper) -> float:
+    def _loss_scale(optim_wrapper) -> Optional[float]:
+        """The factor on the loss, None if it is not known."""
         if isinstance(optim_wrapper, OptimWrapperDict):
             scales = {
                 LossScaleHook._loss_scale(wrapper) for wrapper in optim_wrapper.values()
             }
             if len(scales) > 1:
                 raise ValueError(
-                    f'LossScaleHook found different loss scales {sorted(scales)} in '
-                    'the optimizer wrappers of one model; give them one scaler, or '
-                    'bfloat16, which needs none'
+                    'LossScaleHook found different loss scales '
+                    f'{sorted(scales, key=str)} in the optimizer wrappers of one '
+                    'model; give them one scaler, or bfloat16, which needs none'
                 )
             return scales.pop()
-        scaler = getattr(optim_wrapper, 'loss_scaler', None)
-        return scaler.get_scale() if scaler is not None else 1.0
+        if hasattr(optim_wrapper, 'loss_scaler'):
+            return optim_wrapper.loss_scaler.get_scale()
+        # Wrappers of Apex and DeepSpeed scale out of sight: leave the model warn.
+        scales_itself = type(optim_wrapper).__name__.startswith(('Apex', 'DeepSpeed'))
+        return None if scales_itself else 1.0
 
 
 @HOOKS.register_module()

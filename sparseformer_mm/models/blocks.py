@@ -88,8 +88,8 @@ class RoIAdjust(BaseModule):
         nn.init.zeros_(self.proj.weight)
 
     def init_weights(self):
-        super().init_weights()
         self._reset()
+        super().init_weights()  # an init_cfg of its own wins
 
     def forward(
         self, tokens: Tensor, rois: Tensor, drop_path_rate: float = 0.0
@@ -163,6 +163,6 @@ class Block(BaseModule):
             if self.roi_adjust is not None:
                 rois = self.roi_adjust(tokens, rois, drop_path_rate)
             sampled, points = self.sampler(tokens, rois, feature)
-            tokens = tokens + drop(self.decoder(tokens, sampled))
+            tokens = tokens + drop(self.decoder(tokens, sampled.to(tokens.dtype)))
         tokens = tokens + drop(self.ffn(self.ffn_norm(tokens)))
         return tokens, rois, points

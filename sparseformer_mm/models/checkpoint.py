@@ -95,21 +95,18 @@ def detect_layout(state: Mapping) -> Optional[Tuple[str, str]]:
 def _rename(key: str, source: str, target: str) -> Optional[str]:
     """Translate one parameter name, None if it is unknown."""
     here, there = _LAYOUTS.index(source), _LAYOUTS.index(target)
+    head, rest, names = '', key, _TOP_NAMES
     block = re.match(r'(focusing|cortex\.(\d+)|layers\.(\d+))\.', key)
-    rest = key[block.end() :] if block else key
     if block and not key.startswith('layers.1.'):
-        index = (
-            0
-            if block[2] is None and block[3] is None
-            else (int(block[3]) if block[2] is None else int(block[2]) + 2)
-        )
-        if target == 'mm':
-            head = 'focusing.' if index == 0 else f'cortex.{index - 2}.'
-        else:
+        rest, names = key[block.end() :], _BLOCK_NAMES
+        # The authors count on from the focusing block (0) and the transition (1).
+        index = 0
+        if not key.startswith('focusing.'):
+            index = int(block[3] or int(block[2]) + 2)
+        if target != 'mm':
             head = f'layers.{index}.'
-        names = _BLOCK_NAMES
-    else:
-        head, rest, names = '', key, _TOP_NAMES
+        else:
+            head = f'cortex.{index - 2}.' if index else 'focusing.'
     for name in names:
         if rest.startswith(name[here]):
             return head + name[there] + rest[len(name[here]) :]
@@ -170,36 +167,50 @@ def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
     return result
 
 
+def to_openmmlab(
+    state: Mapping, classifier: Optional[str] = None
+) -> 'OrderedDict[str, Tensor]':
+    """Name a backbone's and classifier's state as in a model of OpenMMLab.
+
+    Args:
+        state: as :func:`to_mm` returns it.
+        classifier: name of the linear layer that gets ``head.*``, e.g. 'head.fc';
+            None leaves it out.
+
+    Returns:
+        OrderedDict with 'backbone.' before the backbone's names.
+    """
+    result = OrderedDict()
+    for key, value in state.items():
+        if not key.startswith('head.'):
+            result[f'backbone.{key}'] = value
+        elif classifier:
+            result[classifier + key[len('head') :]] = value
+    return result
+
+
 def convert_checkpoint(
     checkpoint: Mapping, classifier: Optional[str] = None
-) -> Optional[OrderedDict]:
+) -> 'Optional[OrderedDict[str, Tensor]]':
     """Translate a file of the authors to the state dict of an OpenMMLab model.
 
     Args:
         checkpoint: the file's content, wrapped or not.
-        classifier: name of the linear layer that gets the authors' classifier, e.g.
-            'head.fc'; None leaves it out.
+        classifier: see :func:`to_openmmlab`.
 
     Returns:
-        OrderedDict with 'backbone.' before the names, or None if this is no file of
-        the authors.
+        The state dict, or None if this is no file of the authors.
     """
     weights, wrapper = unwrap(checkpoint)
     found = detect_layout(weights)
     if found is None or found[0] == 'mm':
         return None
-    result = OrderedDict()
-    for key, value in to_mm(weights, *found).items():
-        if not key.startswith('head.'):
-            result[f'backbone.{key}'] = value
-        elif classifier:
-            result[classifier + key[len('head') :]] = value
     print_log(
         f"SparseFormer: checkpoint with the authors' {found[0]} names"
         f'{f" under {wrapper!r}" if wrapper else ""} translated',
         logger='current',
     )
-    return result
+    return to_openmmlab(to_mm(weights, *found), classifier)
 
 
 def inflate_state(state: Mapping, inflation: int) -> 'OrderedDict[str, Tensor]':
@@ -283,8 +294,9 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
 
     Finds the model's tensors under ``prefix``, or else anywhere in the dictionary,
     wrapped or not, in any known layout (a backbone that is loaded by itself sees the
-    whole file); fits other numbers of tokens or points and
-    image weights for a video model; logs what was loaded, re-initialised and left.
+    whole file); fits other numbers of tokens or points and image weights for a video
+    model; logs what was loaded, re-initialised and left. What is re-initialised keeps
+    the values that the model has at this moment.
 
     Args:
         model: a SparseFormer.
@@ -293,8 +305,10 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
 
     Raises:
         RuntimeError: if tensors of the model are missing or have another shape than
-            a different number of tokens or points explains, unless
-            ``model.allow_partial_load``.
+            a different number of tokens or points explains, or if the checkpoint has
+            tensors that the model has no place for (a classifier, ``head.*``, may be
+            left), unless ``model.allow_partial_load``; also if something would be
+            re-initialised and ``model.allow_reinit`` is False.
     """
     own = dict(model.state_dict())
     origin = ''
@@ -328,6 +342,7 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     fitted = {k: v for k, v in fitted.items() if own[k].shape == v.shape}
     missing = [k for k in own if k not in source and k not in redrawn]
     left = [k for k in source if k not in own]
+    unknown = [k for k in left if not k.startswith('head.')]
 
     num_loaded = len([k for k in fitted if k not in redrawn])
     message = f'SparseFormer: {num_loaded}/{len(own)} tensors loaded'
@@ -336,13 +351,18 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         message += f'; {"; ".join(reasons)}'
     if redrawn:
         message += f'; re-initialised: {", ".join(redrawn)}'
-    if left:
-        message += f'; left in the checkpoint: {_shorten(left)}'
+    if len(left) > len(unknown):
+        rest = [k for k in left if k not in unknown]
+        message += f'; left in the checkpoint: {_shorten(rest)}'
     problems = ''
     if missing:
         problems += f'; missing in the checkpoint: {_shorten(missing)}'
     if wrong:
         problems += f'; of another shape: {_shorten(wrong)}'
+    if unknown:
+        problems += f'; unknown to this model: {_shorten(unknown)}'
+    if redrawn and not model.allow_reinit:
+        problems += '; re-initialising is not allowed here (testing, resuming)'
     if problems and not model.allow_partial_load:
         raise RuntimeError(
             message
@@ -352,14 +372,14 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
             'checkpoint and that the file is whole and a SparseFormer; to load a part '
             'of the model on purpose, set allow_partial_load=True on the backbone.'
         )
-    level = logging.WARNING if problems else logging.INFO
+    level = logging.WARNING if problems or redrawn else logging.INFO
     print_log(message + problems, logger='current', level=level)
 
     for key in left:
         state_dict.pop(prefix + key, None)
     for key, mine in own.items():
         # What is not in the checkpoint keeps its value, without a second complaint.
-        state_dict[prefix + key] = fitted.get(key, mine.clone())
+        state_dict[prefix + key] = fitted[key] if key in fitted else mine.clone()
 
 
 def _foreign_hint(prefix: str, source: Dict[str, Tensor]) -> str:

@@ -1,7 +1,9 @@
 """Decoding: from a token's sampled features to the update of the token.
 
 Each decoding is a module built as ``(dims, feat_channels, num_points)`` and called
-as ``decoder(tokens, sampled)``. Another one is written by registering a class of
+as ``decoder(tokens, sampled)`` with tokens (B, N, d), or (1, N, d) in the first stage,
+where all images share them, and sampled features (B, N, P, C) of the same dtype; it
+returns (B, N, d). Another one is written by registering a class of
 that form with :data:`sparseformer_mm.registry.MODELS` and naming it in
 ``decoding=dict(type=...)``; the backbone needs no change.
 """
@@ -66,10 +68,10 @@ class _Mixing(BaseModule):
         )
 
     def init_weights(self):
-        super().init_weights()
         nn.init.zeros_(self.channel_bias)
         nn.init.zeros_(self.point_bias)
         self._reset()
+        super().init_weights()  # an init_cfg of its own wins
 
     def _mixing_weights(self, tokens: Tensor, batch: int) -> Tensor:
         raise NotImplementedError

@@ -110,7 +110,7 @@ def init_rois(num_tokens: int, mode: str = 'half') -> Tensor:
 
 
 def inflate_rois(rois: Tensor, inflation: int) -> Tensor:
-    """Repeat image RoIs along time as tubes (SPEC of VideoSparseFormer, section 3.2).
+    """Repeat image RoIs along time as tubes (paper, section 3.2, video).
 
     Copy k of ``inflation`` covers the k-th equal part of the clip; copies are the
     outer index.

@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import ops
 from .geometry import at_least_float32, grid_shape, init_offsets, points_in_rois
 from .ops import Linear, is_tracing, no_autocast
 
@@ -54,7 +55,8 @@ def _corner_rows(feature: Tensor, points: Tensor):
     weights = torch.stack([1 - upper_weight, upper_weight], -1)
     top = extent[:, None] - 1
     weights = weights * ((corners >= 0) & (corners <= top))
-    corners = torch.minimum(corners.clamp(min=0.0), top).long()
+    # A NaN keeps its NaN weights, but needs some row.
+    corners = torch.minimum(corners.nan_to_num(0.0).clamp(min=0.0), top).long()
 
     rows = corners[..., 0, :]
     weight = weights[..., 0, :]
@@ -105,27 +107,39 @@ class _WeightedRows(torch.autograd.Function):
         return grad_table, None, grad_weights
 
 
+def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """:class:`_WeightedRows` in plain operations, deterministic on every device."""
+    return (table[rows] * weights[..., None]).sum(1)
+
+
 def sample_gather(feature: Tensor, points: Tensor) -> Tensor:
     """Same as :func:`sample_grid`, as weighted bags of channels-last rows."""
     batch, num, _ = points.shape
     channels = feature.shape[-1]
     rows, weights = _corner_rows(feature, points)
     weights = weights.reshape(rows.shape).to(feature.dtype)
-    sampled = _WeightedRows.apply(feature.reshape(-1, channels), rows, weights)
-    return sampled.view(batch, num, channels)
+    on_cpu = feature.device.type == 'cpu'
+    gather = _WeightedRows.apply if on_cpu else _weighted_rows
+    return gather(feature.reshape(-1, channels), rows, weights).view(
+        batch, num, channels
+    )
 
 
 def sample_points(feature: Tensor, points: Tensor) -> Tensor:
-    """Interpolate with the faster implementation for the device at hand.
+    """Interpolate with the implementation that suits the device.
 
-    Args and result as :func:`sample_grid`.
+    Rows on CPU, where that is faster, and wherever torch is told to be deterministic,
+    which ``grid_sample`` is not on GPUs; else ``grid_sample``. Args and result as
+    :func:`sample_grid`.
     """
-    fast = (
-        feature.device.type == 'cpu'
-        and feature.dtype in (torch.float32, torch.float64)
-        and not is_tracing()
-    )
-    return (sample_gather if fast and points.numel() else sample_grid)(feature, points)
+    if is_tracing() or points.numel() == 0:
+        return sample_grid(feature, points)
+    on_cpu = feature.device.type == 'cpu'
+    if (on_cpu and ops.FAST_OPS) or (
+        not on_cpu and torch.are_deterministic_algorithms_enabled()
+    ):
+        return sample_gather(feature, points)
+    return sample_grid(feature, points)
 
 
 class _LimitGradient(torch.autograd.Function):
@@ -209,12 +223,13 @@ class SparseSampling(BaseModule):
             nn.init.zeros_(self.proj.weight)
 
     def init_weights(self):
-        super().init_weights()
         self._reset()
+        super().init_weights()  # an init_cfg of its own wins
 
     def set_loss_scale(self, scale: float):
         """Tell the limiter by what the loss is multiplied before ``backward``."""
-        self.loss_scale.fill_(scale)
+        # A model in half precision cannot hold every scale.
+        self.loss_scale.fill_(min(scale, torch.finfo(self.loss_scale.dtype).max))
         self.knows_loss_scale = True
 
     def locate(self, tokens: Tensor, rois: Tensor) -> Tensor:

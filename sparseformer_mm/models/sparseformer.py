@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, build_part
 from .blocks import Block
 from .checkpoint import load_into_backbone
-from .geometry import ROI_INITS
+from .geometry import ROI_INITS, at_least_float32
 from .ops import Linear, autocast_dtype, is_tracing
 from .sampling import SparseSampling
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
@@ -194,6 +194,9 @@ class SparseFormer(BaseModule):
         self.drop_path_rates = [
             drop_path_rate * i / max(1, num_runs - 1) for i in range(num_runs)
         ]
+        # False makes a loading that re-initialises tokens or points an error: right
+        # where the checkpoint must be this model's (testing, resuming).
+        self.allow_reinit = True
         self._warned = False
         self._freeze()
 
@@ -218,12 +221,14 @@ class SparseFormer(BaseModule):
         else:
             raise TypeError(f'arch must be a name or a dict, not {type(arch).__name__}')
         settings.update({k: v for k, v in overrides.items() if v is not None})
+        # The stem's norm needs two channels for a variance.
+        least = dict(focusing_repeats=0, feat_channels=2)
         for name, value in settings.items():
             if name == 'ffn_ratio':
                 if not value > 0:
                     raise ValueError(f'ffn_ratio={value} must be positive')
             else:
-                _check_count(name, value, 0 if name == 'focusing_repeats' else 1)
+                _check_count(name, value, least.get(name, 1))
         for name in ('focusing_dims', 'cortex_dims'):
             if settings[name] % settings['num_heads']:
                 raise ValueError(
@@ -262,7 +267,7 @@ class SparseFormer(BaseModule):
             )
         if self.training and not is_tracing():
             self._check_loss_scale(inputs.device.type)
-        feature = self.stem(inputs)
+        feature = at_least_float32(self.stem(inputs))
         tokens, rois = self._run_blocks(feature, stages)
         if self.out_type != 'tokens':
             pooled = self.norm(tokens.mean(1))

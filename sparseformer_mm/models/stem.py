@@ -14,8 +14,9 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
+from . import ops
 from .geometry import at_least_float32
-from .ops import FAST_OPS, is_tracing, no_autocast
+from .ops import is_tracing, no_autocast
 
 _EPS = 1e-7  # added to the variance (authors' training code)
 
@@ -58,8 +59,8 @@ class _FramewiseStem(BaseModule):
 
 class _ConvStem(_FramewiseStem):
     def init_weights(self):
-        super().init_weights()
         self._reset()
+        super().init_weights()  # an init_cfg of its own wins
 
     def _reset(self):
         nn.init.kaiming_normal_(self.conv.weight, mode='fan_out', nonlinearity='relu')
@@ -97,7 +98,7 @@ class EarlyConv(_ConvStem):
         # On CPU, one image at a time keeps the convolution's output in the cache.
         if (
             not is_tracing()
-            and FAST_OPS
+            and ops.FAST_OPS
             and x.device.type == 'cpu'
             and len(x) > 1
             and not torch.is_grad_enabled()

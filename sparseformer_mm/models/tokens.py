@@ -84,8 +84,8 @@ class LatentTokens(BaseModule):
         self.token_rois.copy_(rois)
 
     def init_weights(self):
-        super().init_weights()
         self._reset()
+        super().init_weights()  # an init_cfg of its own wins
 
     def forward(self) -> Tuple[Tensor, Tensor]:
         """Return embeddings (1, N, d_f) and RoIs (1, N, 2D), shared by the batch."""

@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 import pickle
+import re
 import zipfile
 from argparse import ArgumentParser, Namespace
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..models import SparseFormer
 from .hosts import fail, load_config
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     'build_runner',
     'check_checkpoint',
     'explain_errors',
+    'forbid_reinit',
     'prepare_config',
 ]
 
@@ -162,9 +165,22 @@ def explain_errors() -> Iterator[None]:
             'plain weights only). Use onedl-mmengine, or torch before 2.6, '
             'or, for a file you trust, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'
         )
+    except AssertionError as error:
+        # mmcv's loaders name the file at the end of a long traceback.
+        found = re.search(r'failed to load image: (.*)', str(error))
+        if found is None:
+            raise
+        fail(f'{found[1]} is no image that can be decoded: replace or remove it')
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def forbid_reinit(model: torch.nn.Module) -> None:
+    """Make it an error if loading would leave tokens or points untrained."""
+    for module in model.modules():
+        if isinstance(module, SparseFormer):
+            module.allow_reinit = False
 
 
 def build_runner(cfg: Config) -> Runner:

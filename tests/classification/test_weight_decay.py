@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs' / 'classification'
         ('sparseformer-tiny_8xb128_in1k', 0.05),
         ('sparseformer-tiny_8xb128-60e_in21k', 0.05),
         ('sparseformer-base-144tok_in21k-pre_8xb128-30e_in1k-384px', 1e-8),
-        ('sparseformer-nano_1xb64_digits', 0.05),
+        ('sparseformer-nano_1xb32_digits', 0.05),
         ('sparseformer-nano_1xb64_flowers5', 0.05),
     ],
 )

@@ -76,8 +76,8 @@ PRETRAINED = [name for name, recipe in RECIPES.items() if recipe.pretrained]
 
 # Small models: file -> classes and side of the image.
 SMALL = {
-    'sparseformer-nano_1xb64_digits': (10, 64),
-    'resnet18_1xb64_digits': (10, 64),
+    'sparseformer-nano_1xb32_digits': (10, 64),
+    'resnet18_1xb32_digits': (10, 64),
     'sparseformer-nano_1xb64_flowers5': (5, 160),
     'resnet18_1xb64_flowers5': (5, 160),
 }

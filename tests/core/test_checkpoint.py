@@ -211,6 +211,34 @@ def test_plain_load_state_dict_stays_strict():
     assert state.keys() == before.keys()  # the caller's dictionary is left alone
 
 
+@pytest.mark.parametrize(
+    'kwargs, left',
+    [
+        (dict(cortex_depth=1), 'cortex.1.attn_norm.weight'),
+        (dict(decoding='linear'), 'focusing.decoder.channel_bias'),
+        (dict(fixed_rois=True), 'focusing.roi_adjust.norm.weight'),
+        (dict(), 'misspelt'),
+    ],
+)
+def test_tensors_without_a_place_are_an_error(kwargs, left):
+    state = random_model().state_dict()
+    if not kwargs:
+        state['misspelt'] = torch.ones(1)
+    model = SparseFormer(dict(ARCH), **kwargs)
+    with pytest.raises(RuntimeError, match=f'unknown to this model: .*{left}'):
+        model.load_state_dict(state, strict=False)
+    model.allow_partial_load = True
+    model.load_state_dict(state, strict=False)
+
+
+@pytest.mark.parametrize('kwargs', [dict(num_tokens=9), dict(num_points=9)])
+def test_re_initialising_can_be_forbidden(kwargs):
+    model = SparseFormer(dict(ARCH), **kwargs)
+    model.allow_reinit = False
+    with pytest.raises(RuntimeError, match='re-initialising is not allowed here'):
+        model.load_state_dict(random_model().state_dict())
+
+
 def test_another_number_of_tokens_re_initialises_them(log):
     source = random_model()
     model = SparseFormer(dict(ARCH), num_tokens=9)

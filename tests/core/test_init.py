@@ -103,3 +103,20 @@ def test_seed_decides_everything():
         model.init_weights()
         states.append(torch.cat([p.flatten() for p in model.parameters()]))
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_parts_obey_an_init_cfg_of_their_own(tmp_path):
+    file = str(tmp_path / 'stem.pth')
+    source = SparseFormer(ARCH).stem
+    torch.save(source.state_dict(), file)
+    model = SparseFormer(
+        ARCH,
+        stem=dict(type='EarlyConv', init_cfg=dict(type='Pretrained', checkpoint=file)),
+        decoding=dict(
+            type='AdaptiveMixing',
+            init_cfg=dict(type='Constant', layer='Linear', val=3.0),
+        ),
+    )
+    model.init_weights()
+    assert torch.equal(model.stem.conv.weight, source.conv.weight)
+    assert (model.focusing.decoder.generate.weight == 3).all()

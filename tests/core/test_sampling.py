@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from sparseformer_mm.models import ops, sampling
 from sparseformer_mm.models.sampling import (
     SparseSampling,
     limit_gradient,
@@ -86,6 +87,37 @@ def test_edges_follow_align_corners_false():
     expected = torch.tensor([[[0.0], [0.0], [1.5], [3.0], [1.5]]])
     for sample in (sample_grid, sample_gather):
         torch.testing.assert_close(sample(feature, points), expected)
+
+
+def test_deterministic_rows_agree(monkeypatch):
+    """The form that deterministic training takes on GPUs."""
+    feature, points = make(2)
+    reference = torch.autograd.grad(
+        sample_gather(feature, points).pow(2).sum(), (feature, points)
+    )
+    monkeypatch.setattr(sampling._WeightedRows, 'apply', sampling._weighted_rows)
+    plain = torch.autograd.grad(
+        sample_gather(feature, points).pow(2).sum(), (feature, points)
+    )
+    for one, two in zip(reference, plain):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize('sample', [sample_grid, sample_gather])
+def test_a_nan_stays_a_nan(sample):
+    feature, points = make(2)
+    points = points.detach().clone()
+    points[0, 3] = float('nan')
+    out = sample(feature, points)
+    assert out[0, 3].isnan().all() or sample is sample_grid
+    assert out[1].isfinite().all()
+
+
+def test_fast_ops_off_means_the_reference(monkeypatch):
+    monkeypatch.setattr(sampling, 'sample_gather', lambda *args: pytest.fail('fast'))
+    monkeypatch.setattr(ops, 'FAST_OPS', False)
+    feature, points = make(2)
+    torch.testing.assert_close(sample_points(feature, points), naive(feature, points))
 
 
 def test_nothing_to_sample():

@@ -317,8 +317,12 @@ def test_a_decoding_of_the_users_plugs_in():
     assert model(torch.randn(2, 3, 32, 32))[0].shape == (2, 24)
 
 
+@pytest.mark.parametrize(
+    'kwargs',
+    [dict(), dict(decoding='linear'), dict(decoding='static'), dict(stem='pixel')],
+)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
-def test_wild_rois_in_the_whole_model(dtype):
+def test_wild_rois_in_the_whole_model(dtype, kwargs):
     """RoIs that explode, shrink or leave the image: finite, forward and backward."""
     if dtype is torch.float16:
         try:
@@ -328,7 +332,7 @@ def test_wild_rois_in_the_whole_model(dtype):
         except RuntimeError as error:
             pytest.skip(f'this torch has no float16 convolution on CPU: {error}')
     for push in (40.0, -40.0):
-        model = small()
+        model = small(**kwargs)
         with torch.no_grad():
             for block in (model.focusing, model.cortex[0]):
                 block.roi_adjust.norm.bias.fill_(1.0)
@@ -395,6 +399,34 @@ def test_float16_does_not_warn_where_all_is_well(how):
         run_in_float16(model)
 
 
+def test_a_stem_in_low_precision_does_not_degrade_coordinates():
+    from sparseformer_mm.registry import MODELS
+
+    @MODELS.register_module(force=True)
+    class PlainStem(torch.nn.Module):
+        def __init__(self, in_channels, out_channels):
+            super().__init__()
+            self.in_channels, self.out_channels = in_channels, out_channels
+            self.conv = torch.nn.Conv2d(in_channels, out_channels, 4, stride=4)
+
+        def forward(self, x):
+            return self.conv(x).permute(0, 2, 3, 1).contiguous()
+
+    model = small(stem=dict(type='PlainStem'), out_type='tokens')
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = model(torch.randn(2, 3, 40, 40))
+    assert out.image_feature.dtype == out.rois.dtype == torch.float32
+
+
+def test_arguments_of_parts_that_the_backbone_sets_are_an_error():
+    with pytest.raises(
+        ValueError, match='EarlyConv gets out_channels from the backbone'
+    ):
+        small(stem=dict(type='EarlyConv', out_channels=4))
+    with pytest.raises(ValueError, match='AdaptiveMixing gets num_points from'):
+        small(decoding=dict(type='AdaptiveMixing', num_points=4))
+
+
 def test_deepcopy_and_pickle():
     model = small().eval()
     images = torch.randn(1, 3, 40, 40)
@@ -427,6 +459,7 @@ def test_layer_depths_rise():
         (dict(arch=dict(depth=3)), r"unknown keys \['depth'\].*cortex_depth"),
         (dict(num_tokens=0), 'num_tokens=0 must be an integer of at least 1'),
         (dict(num_tokens=2.5), 'num_tokens=2.5 must be an integer'),
+        (dict(feat_channels=1), 'feat_channels=1 must be an integer of at least 2'),
         (dict(num_points=-1), 'num_points=-1 must be an integer of at least 1'),
         (dict(focusing_repeats=-1), 'focusing_repeats=-1 .* at least 0'),
         (dict(num_heads=5), 'num_heads=5 does not divide focusing_dims=256'),

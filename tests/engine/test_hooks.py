@@ -116,6 +116,16 @@ def test_several_optimizers_must_agree():
         LossScaleHook._loss_scale(together(4.0, 2.0))
 
 
+def test_wrappers_that_scale_out_of_sight_leave_the_warning_on():
+    class ApexOptimWrapper:
+        pass
+
+    model = ToyModel()
+    runner = SimpleNamespace(model=model, optim_wrapper=ApexOptimWrapper())
+    LossScaleHook().before_train_iter(runner, 0)
+    assert not model.backbone.focusing.sampler.knows_loss_scale
+
+
 def test_two_models_do_not_share_a_scale():
     one, two = ToyModel(), ToyModel()
     one.backbone.set_loss_scale(1024.0)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = {'.py', '.md', '.sh', '.txt', '.yml'}
-CONFIG = 'classification/sparseformer-nano_1xb64_digits.py'
+CONFIG = 'classification/sparseformer-nano_1xb32_digits.py'
 
 
 def python(*arguments, **keywords):

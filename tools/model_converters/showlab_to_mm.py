@@ -6,22 +6,22 @@
 
 SRC may be in any of the three layouts (mm, v1: the authors' training code, v2: their
 later library), wrapped or not; of several copies the averaged (EMA) one is taken.
-mm files hold an ImageClassifier: ``backbone.*`` and ``head.fc.*``.
+mm files hold a model of mmpretrain (``backbone.*``, ``head.fc.*``) or, for videos, of
+mmaction2 (``backbone.*``, ``cls_head.fc_cls.*``).
 """
 
 import argparse
 import hashlib
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
 
 from sparseformer_mm.models.checkpoint import (
-    convert_checkpoint,
     detect_layout,
     from_mm,
     to_mm,
+    to_openmmlab,
     unwrap,
 )
 
@@ -64,17 +64,19 @@ def read(path: str, unsafe: bool):
         sys.exit(f'{path} cannot be read: {first_line}{"" if unsafe else cure}')
 
 
-def classifier_from(state) -> 'OrderedDict[str, torch.Tensor]':
-    """An mm ImageClassifier's head under the name that ``from_mm`` expects."""
-    return OrderedDict(
-        (f'head.{k[len("head.fc.") :]}', v)
-        for k, v in state.items()
-        if k.startswith('head.fc.')
-    )
+def classifier_name(state) -> str:
+    """Where an OpenMMLab model has its linear classifier: image or video."""
+    is_video = state['latent.token_rois'].shape[-1] == 6
+    return 'cls_head.fc_cls' if is_video else 'head.fc'
 
 
 def load(path: str, unsafe: bool):
-    """Return (backbone and head under mm names, layout, number of tensors read)."""
+    """Read a file of any layout.
+
+    Returns:
+        tuple: the backbone and ``head.*`` under mm names, the layout, and the names
+        in the file that are not among them.
+    """
     weights, wrapper = unwrap(read(path, unsafe))
     found = detect_layout(weights)
     if found is None:
@@ -86,34 +88,39 @@ def load(path: str, unsafe: bool):
     layout, prefix = found
     state = to_mm(weights, layout, prefix)
     if layout == 'mm':
-        if prefix == '':
-            state = OrderedDict(
-                (k, v) for k, v in state.items() if not k.startswith('head.')
-            )
-        state.update(classifier_from(weights))
+        head = f'{classifier_name(state)}.'
+        state.update(
+            (f'head.{key[len(head) :]}', value)
+            for key, value in weights.items()
+            if key.startswith(head)
+        )
+        known = {prefix + key for key in state if not key.startswith('head.')}
+        known |= {
+            head + key[len('head.') :] for key in state if key.startswith('head.')
+        }
+    else:
+        known = {prefix + key for key in from_mm(state, layout)}
+    unknown = sorted(set(map(str, weights)) - known)
     where = f' under {wrapper!r}' if wrapper else ''
     print(
-        f'{path}: layout {layout}{where}, {len(state)} of {len(weights)} tensors known'
+        f'{path}: layout {layout}{where}, {len(weights) - len(unknown)} of '
+        f'{len(weights)} tensors known'
     )
-    return state, layout, weights, prefix
+    return state, layout, unknown
 
 
-def check(state, layout, weights, prefix) -> bool:
+def check(state, unknown) -> bool:
     """Run every layout there and back; True if no tensor is lost or changed."""
-    fine = True
-    known = {k for k in weights if k.startswith(prefix)}
-    if layout != 'mm':
-        unknown = sorted(known - {prefix + k for k in from_mm(state, layout)})
-        fine = not unknown
-        print(
-            f'  {layout}: {len(known) - len(unknown)}/{len(known)} names known'
-            f'{"; unknown: " + ", ".join(unknown) if unknown else ""}'
-        )
+    fine = not unknown
+    if unknown:
+        print(f'  not known, so not converted: {", ".join(unknown)}')
     for target in ('v1', 'v2'):
         back = to_mm(from_mm(state, target), target)
         lost = sorted(set(state) - set(back))
         changed = [
-            k for k in back if not torch.allclose(back[k], state[k], atol=1e-6, rtol=0)
+            key
+            for key in back
+            if not torch.allclose(back[key], state[key], atol=1e-6, rtol=0)
         ]
         fine = fine and not lost and not changed
         print(
@@ -126,18 +133,21 @@ def check(state, layout, weights, prefix) -> bool:
 
 def main():
     args = parse_args()
-    state, layout, weights, prefix = load(args.src, args.unsafe)
-    if args.check:
-        fine = check(state, layout, weights, prefix)
-        print('check passed' if fine else 'check FAILED')
-        if not fine:
-            sys.exit(1)
-    if args.dst is None:
-        return
-    if args.to == 'mm':
-        result = dict(state_dict=convert_checkpoint(from_mm(state, 'v1'), 'head.fc'))
-    else:
-        result = dict(model=from_mm(state, args.to))
+    state, layout, unknown = load(args.src, args.unsafe)
+    try:
+        if args.check:
+            fine = check(state, unknown)
+            print('check passed' if fine else 'check FAILED')
+            if not fine:
+                sys.exit(1)
+        if args.dst is None:
+            return
+        if args.to == 'mm':
+            result = dict(state_dict=to_openmmlab(state, classifier_name(state)))
+        else:
+            result = dict(model=from_mm(state, args.to))
+    except KeyError as error:
+        sys.exit(f'{args.src}: {error.args[0]}')
     Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
     torch.save(result, args.dst)
     digest = hashlib.sha256(Path(args.dst).read_bytes()).hexdigest()

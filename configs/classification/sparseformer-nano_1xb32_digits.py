@@ -1,7 +1,7 @@
 # A SparseFormer small enough to learn scattered digits on a CPU in minutes.
 _base_ = [
-    '../_base_/datasets/digits_bs64.py',
-    '../_base_/schedules/digits_bs64_adamw_15e.py',
+    '../_base_/datasets/digits_bs32.py',
+    '../_base_/schedules/digits_bs32_adamw_15e.py',
     '../_base_/default_runtime.py',
 ]
 

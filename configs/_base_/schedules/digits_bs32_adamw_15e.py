@@ -1,7 +1,7 @@
 # 15 short epochs: made for ten minutes on two CPU cores.
 optim_wrapper = dict(
     optimizer=dict(
-        type='AdamW', lr=1e-3, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)
+        type='AdamW', lr=5e-4, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)
     ),
     # No decay of norms, biases, other vectors and the tokens' RoIs. The token
     # embeddings are decayed like any weight.
@@ -39,4 +39,4 @@ test_cfg = dict()
 
 # The learning rate above is for this total batch; tools/train.py scales it to
 # the actual one with --auto-scale-lr.
-auto_scale_lr = dict(base_batch_size=64)
+auto_scale_lr = dict(base_batch_size=32)

@@ -1,7 +1,7 @@
-# The baseline of sparseformer-nano_1xb64_digits.py: the same data and schedule.
+# The baseline of sparseformer-nano_1xb32_digits.py: the same data and schedule.
 _base_ = [
-    '../_base_/datasets/digits_bs64.py',
-    '../_base_/schedules/digits_bs64_adamw_15e.py',
+    '../_base_/datasets/digits_bs32.py',
+    '../_base_/schedules/digits_bs32_adamw_15e.py',
     '../_base_/default_runtime.py',
 ]
 

@@ -26,7 +26,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     # One process loads while the model keeps the other cores busy.
     num_workers=1,
     persistent_workers=True,
