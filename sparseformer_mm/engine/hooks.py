@@ -37,6 +37,11 @@ class LossScaleHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
+        """Pass the current scale on to every sampling stage of the model.
+
+        Raises:
+            ValueError: if optimizer wrappers of one model scale differently.
+        """
         scale = self._loss_scale(runner.optim_wrapper)
         if scale is None:
             return
@@ -80,6 +85,7 @@ class ConvertCheckpointHook(Hook):
     priority = 'VERY_HIGH'  # before the EMA hook reads the weights
 
     def after_load_checkpoint(self, runner, checkpoint: dict):
+        """Replace a file of the authors, in place, by what the model expects."""
         names = dict(_unwrap(runner.model).named_modules())
         classifier = next((name for name in _CLASSIFIERS if name in names), None)
         state = convert_checkpoint(checkpoint, classifier)

@@ -94,6 +94,16 @@ class RoIAdjust(BaseModule):
     def forward(
         self, tokens: Tensor, rois: Tensor, drop_path_rate: float = 0.0
     ) -> Tensor:
+        """Adjust.
+
+        Args:
+            tokens: (B, N, d).
+            rois: (B, N, 2D), or (1, N, 2D) if all images share them.
+            drop_path_rate: probability of leaving a sample's RoIs as they are.
+
+        Returns:
+            Tensor (B, N, 2D), float32 or better.
+        """
         with no_autocast(tokens):
             deltas = self.proj(self.norm(tokens.to(self.norm.weight.dtype)))
             deltas = at_least_float32(deltas)
@@ -153,6 +163,12 @@ class Block(BaseModule):
     def forward(
         self, tokens: Tensor, rois: Tensor, feature: Tensor, drop_path_rate: float = 0.0
     ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+        """Run the block; see the class for shapes.
+
+        Args:
+            drop_path_rate: of every update, RoI deltas included; must be 0 while
+                tokens are shared by the batch.
+        """
 
         def drop(update: Tensor) -> Tensor:
             return drop_path(update, drop_path_rate, self.training)

@@ -122,6 +122,12 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     torch's fused kernel, except for a CPU training step: its backward pass is made
     for wide heads and takes three times as long as the explicit form at the widths
     4 and 8 of this model. (``softmax`` itself is slow on rows as short as these.)
+
+    Args:
+        query, key, value: (B, heads, N, head width).
+
+    Returns:
+        Tensor (B, heads, N, head width).
     """
     explicit = (
         FAST_OPS

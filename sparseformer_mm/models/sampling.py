@@ -6,6 +6,8 @@ reference, and what compilers and exporters get; :func:`sample_gather` reads who
 rows of a channels-last map as weighted bags and is several times faster on CPU.
 """
 
+from typing import Tuple
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -233,7 +235,15 @@ class SparseSampling(BaseModule):
         self.knows_loss_scale = True
 
     def locate(self, tokens: Tensor, rois: Tensor) -> Tensor:
-        """Sampling points (B, N, P, D) in units of the image, in float32 or better."""
+        """Where the tokens look.
+
+        Args:
+            tokens: (B, N, d).
+            rois: (B, N, 2D).
+
+        Returns:
+            Tensor (B, N, P, D) in units of the image, x first, float32 or better.
+        """
         with no_autocast(tokens):
             offsets = at_least_float32(self.bias)
             if self.learnable:
@@ -242,7 +252,20 @@ class SparseSampling(BaseModule):
             offsets = offsets.unflatten(-1, (self.num_points, self.spatial_dims))
             return points_in_rois(rois, offsets.expand(*rois.shape[:2], -1, -1))
 
-    def forward(self, tokens: Tensor, rois: Tensor, feature: Tensor):
+    def forward(
+        self, tokens: Tensor, rois: Tensor, feature: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Sample the map.
+
+        Args:
+            tokens: (B, N, d), or (1, N, d) if all images share them.
+            rois: (B, N, 2D), or (1, N, 2D).
+            feature: (B, [T,] H, W, C).
+
+        Returns:
+            tuple: sampled (B, N, P, C); points (B, N, P, D), or (1, N, P, D) where
+            tokens and RoIs are shared.
+        """
         points = self.locate(tokens, rois)
         num_tokens, num_points = points.shape[1:3]
         with no_autocast(tokens):

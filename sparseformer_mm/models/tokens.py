@@ -50,6 +50,10 @@ class LatentTokens(BaseModule):
         spatial_dims: 2, or 3 for tubes.
         inflation: copies of the image's tokens along time (3 dims only).
         learn_rois: False freezes the RoIs.
+
+    Shape:
+        token_embeddings (n_t * N, d_f), token_rois (n_t * N, 2D); copies in time are
+        the outer index.
     """
 
     def __init__(

@@ -87,6 +87,7 @@ def test_prefixed_type_needs_no_import(scope):
         assert cls.__module__.startswith('sparseformer_mm.models'), cls
         # Of this package, the core only.
         core = ('models', 'engine', 'registry', 'version')
+        core += ('action', ) if '{scope}' == 'mmaction' else ()  # mends it above
         extra = [name for name in loaded('sparseformer_mm')
                  if name.split('.')[1:2] and name.split('.')[1] not in core]
         assert not extra, extra
@@ -129,6 +130,37 @@ def test_all_libraries_in_one_process():
         assert classes == {{sparseformer_mm.SparseFormer}}, classes
     """,
     )
+
+
+def test_a_sub_package_resolves_by_its_dotted_path():
+    run(
+        need('mmaction')[:0],
+        PREPARE,
+        """
+        init_default_scope('mmpretrain')
+        build('sparseformer_mm.SparseFormer')
+        assert not loaded('mmaction')
+        drn = MODELS.get('sparseformer_mm.action.compat.DRN')
+        assert drn.__module__ == 'sparseformer_mm.action.compat'
+        assert loaded('mmaction')
+    """,
+    )
+
+
+def test_a_missing_library_names_the_install_line():
+    run("""
+        import importlib.util
+        find_spec = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *args: (
+            None if name == 'mmaction' else find_spec(name, *args))
+        import sparseformer_mm  # no error as long as nothing of it is used
+        try:
+            import sparseformer_mm.action.compat
+        except ImportError as error:
+            assert 'pip install mmaction2' in str(error), error
+        else:
+            raise AssertionError('no error')
+    """)
 
 
 def test_hook_is_found_by_prefix():

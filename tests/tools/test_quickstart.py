@@ -1,11 +1,8 @@
 """The quick start's model, trained for a fifth of its time: it learns, and it looks."""
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,20 +10,14 @@ pytest.importorskip('mmpretrain', reason='needs mmpretrain')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytestmark = [pytest.mark.mmpretrain, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
+from toy_training import ROOT, run  # noqa: E402
+
 CONFIG = ROOT / 'configs/classification/sparseformer-nano_1xb32_digits.py'
 EPOCHS = 3
 
 
-def run(tool, *args):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / tool), *map(str, args)],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+def tool(name, *args):
+    return run([sys.executable, ROOT / 'tools' / name, *args], ROOT)
 
 
 @pytest.fixture(scope='module')
@@ -34,12 +25,12 @@ def trained(tmp_path_factory):
     """A checkpoint and the options that find its data."""
     folder = tmp_path_factory.mktemp('quickstart')
     data = folder / 'digits'
-    run('dataset_converters/make_digits.py', data, '--task', 'cls')
+    tool('dataset_converters/make_digits.py', data, '--task', 'cls')
     options = [
         f'{split}_dataloader.dataset.data_root={data}'
         for split in ('train', 'val', 'test')
     ]
-    run(
+    tool(
         'train.py',
         CONFIG,
         '--work-dir',
@@ -54,7 +45,7 @@ def trained(tmp_path_factory):
 
 def test_it_reads_digits_that_it_never_saw(trained):
     checkpoint, options = trained
-    printed = run('test.py', CONFIG, checkpoint, '--work-dir', checkpoint.parent,
+    printed = tool('test.py', CONFIG, checkpoint, '--work-dir', checkpoint.parent,
                   '--cfg-options', *options)  # fmt: skip
     top1 = float(re.findall(r'accuracy/top1: ([\d.]+)', printed)[-1])
     assert top1 > 60  # 10 is chance; the whole training gets beyond 95
@@ -64,7 +55,7 @@ def test_its_points_move_onto_the_digit(trained, tmp_path):
     """The class is all it was told, yet it learns where to look."""
     checkpoint, options = trained
     out = tmp_path / 'focus.json'
-    run('analysis_tools/focus_gain.py', CONFIG, checkpoint, '--json', out,
+    tool('analysis_tools/focus_gain.py', CONFIG, checkpoint, '--json', out,
         '--out', tmp_path / 'pictures', '--cfg-options', *options)  # fmt: skip
     result = json.loads(out.read_text())
     assert list(result['stages']) == [f'focusing.{i}' for i in range(4)] + ['cortex.0']

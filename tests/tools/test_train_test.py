@@ -111,6 +111,16 @@ def test_missing_files(trained, monkeypatch):
     )
 
 
+def test_an_image_that_cannot_be_decoded_is_named(trained, tmp_path, monkeypatch):
+    write_config(tmp_path / 'toy.py', make_data(tmp_path / 'data'))
+    broken = tmp_path / 'data/train/class1/3.png'
+    broken.write_bytes(broken.read_bytes()[:40])
+    monkeypatch.chdir(tmp_path)
+    error = call(monkeypatch, TRAIN, 'toy.py')
+    assert error.endswith('no image that can be decoded: replace or remove it')
+    assert 'data/train/class1/3.png' in error
+
+
 def test_damaged_checkpoints(trained, monkeypatch):
     folder, _ = trained
     monkeypatch.chdir(folder)

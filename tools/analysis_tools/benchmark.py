@@ -147,8 +147,12 @@ def make_step(model: nn.Module, args: argparse.Namespace) -> Callable:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
     scaler_type = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)
     scaler = scaler_type(enabled=args.amp == 'fp16')
+    told = [m for m in model.modules() if hasattr(m, 'set_loss_scale')]
 
     def train() -> None:
+        if scaler.is_enabled():
+            for module in told:  # as LossScaleHook does in a training
+                module.set_loss_scale(scaler.get_scale())
         with autocast():
             outputs = run(images)
         loss = _loss(outputs, labels)
