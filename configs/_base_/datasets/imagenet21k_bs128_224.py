@@ -5,94 +5,31 @@
 # fewer than 500 images are dropped, which leaves 10,450 classes with 11,060,239
 # training and 522,500 validation images. (The subset of the fall 2011 release
 # has 11,221 classes, the whole of it 21,841.)
+_base_ = './imagenet_bs128_224.py'
+
 dataset_type = 'ImageNet21k'
 # Data root: holds train/ and val/ with one folder per class. Listing eleven
 # million files takes long: a meta/train.txt (`class_folder/image.JPEG label`
 # per line) is read instead when there is one.
 data_root = 'data/imagenet21k'
 
-data_preprocessor = dict(
-    # Classes: change this and `model.head.num_classes` together.
-    num_classes=10450,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True,
-)
-
-# The augmentations work on images as loaded: BGR.
-bgr_mean = data_preprocessor['mean'][::-1]
-bgr_std = data_preprocessor['std'][::-1]
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'
-    ),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(
-        type='RandAugment',
-        policies='timm_increasing',
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic'),
-    ),
-    dict(
-        type='RandomErasing',
-        erase_prob=0.25,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=bgr_mean,
-        fill_std=bgr_std,
-    ),
-    dict(type='PackInputs'),
-]
-
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='ResizeEdge',
-        scale=256,
-        edge='short',
-        backend='pillow',
-        interpolation='bicubic',
-    ),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+data_preprocessor = dict(num_classes=10450)
 
 train_dataloader = dict(
-    # Batch per GPU. With another total than 1024 (8 GPUs x 128), start
-    # training with --auto-scale-lr.
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
-    drop_last=True,
-    dataset=dict(
-        type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline
-    ),
+    dataset=dict(type=dataset_type, data_root=data_root),
     # No repeated augmentation: it would show a third of the images per epoch,
     # and neither the paper nor Swin's IN-21K recipe mentions it here.
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
 )
-
 val_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
     dataset=dict(
+        _delete_=True,
         type=dataset_type,
         data_root=data_root,
         # mmpretrain names no validation split of ImageNet-21K (`split` may
         # only be 'train'), so the folder is given.
         data_prefix='val',
-        pipeline=test_pipeline,
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
+        pipeline=_base_.test_pipeline,
+    )
 )
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
-
 test_dataloader = val_dataloader
-test_evaluator = val_evaluator

@@ -1,18 +1,7 @@
 # 15 short epochs: made for ten minutes on two CPU cores.
-optim_wrapper = dict(
-    optimizer=dict(
-        type='AdamW', lr=5e-4, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)
-    ),
-    # No decay of norms, biases, other vectors and the tokens' RoIs. The token
-    # embeddings are decayed like any weight.
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        flat_decay_mult=0.0,
-        custom_keys={'token_rois': dict(decay_mult=0.0)},
-    ),
-    clip_grad=dict(max_norm=5.0),
-)
+_base_ = './adamw.py'
+
+optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.05))
 
 param_scheduler = [
     dict(

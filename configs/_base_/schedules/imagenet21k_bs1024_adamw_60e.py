@@ -2,20 +2,9 @@
 # rate, weight decay and drop path, and calls the rest "similar" to ImageNet-1K.
 # Not given, and chosen here: batch 1024 as on 1K, 5 warm-up epochs as in Swin's
 # pre-training on ImageNet-22K.
-optim_wrapper = dict(
-    optimizer=dict(
-        type='AdamW', lr=2e-3, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)
-    ),
-    # No decay of norms, biases, other vectors and the tokens' RoIs. The token
-    # embeddings are decayed like any weight.
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        flat_decay_mult=0.0,
-        custom_keys={'token_rois': dict(decay_mult=0.0)},
-    ),
-    clip_grad=dict(max_norm=5.0),
-)
+_base_ = './adamw.py'
+
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05))
 
 param_scheduler = [
     dict(
