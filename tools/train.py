@@ -142,7 +142,7 @@ def main() -> None:
             fail(f'{args.config} has no {key}, which training needs')
     merge_args(cfg, args)
     runner = build_runner(cfg)
-    if cfg.resume:
+    if cfg.get('resume'):
         forbid_reinit(runner.model)
     with explain_errors():
         runner.train()
