@@ -141,6 +141,16 @@ def to_mm(state: Mapping, layout: str, prefix: str = '') -> 'OrderedDict[str, Te
     return result
 
 
+def unknown_names(state: Mapping, layout: str, prefix: str = '') -> List[str]:
+    """Tensors of an authors' state dict that :func:`to_mm` has to leave out."""
+    return [
+        str(key)
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+        and not (key.startswith(prefix) and _rename(key[len(prefix) :], layout, 'mm'))
+    ]
+
+
 def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
     """Translate this package's names (classifier under ``head.``) to the authors'.
 
@@ -205,10 +215,13 @@ def convert_checkpoint(
     found = detect_layout(weights)
     if found is None or found[0] == 'mm':
         return None
+    unknown = unknown_names(weights, *found)
     print_log(
         f"SparseFormer: checkpoint with the authors' {found[0]} names"
-        f'{f" under {wrapper!r}" if wrapper else ""} translated',
+        f'{f" under {wrapper!r}" if wrapper else ""} translated'
+        f'{f", but for the unknown {_shorten(unknown)}" if unknown else ""}',
         logger='current',
+        level=logging.WARNING if unknown else logging.INFO,
     )
     return to_openmmlab(to_mm(weights, *found), classifier)
 
@@ -311,7 +324,7 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
             re-initialised and ``model.allow_reinit`` is False.
     """
     own = dict(model.state_dict())
-    origin = ''
+    origin, unknown = '', []
     source = {
         k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)
     }
@@ -321,6 +334,8 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         if found is not None:
             layout, found_prefix = found
             source = to_mm(weights, layout, found_prefix)
+            if layout != 'mm':
+                unknown = unknown_names(weights, layout, found_prefix)
             origin = ', '.join(
                 filter(
                     None,
@@ -342,7 +357,8 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     fitted = {k: v for k, v in fitted.items() if own[k].shape == v.shape}
     missing = [k for k in own if k not in source and k not in redrawn]
     left = [k for k in source if k not in own]
-    unknown = [k for k in left if not k.startswith('head.')]
+    classifier = [k for k in left if k.startswith('head.')]
+    unknown += [k for k in left if k not in classifier]
 
     num_loaded = len([k for k in fitted if k not in redrawn])
     message = f'SparseFormer: {num_loaded}/{len(own)} tensors loaded'
@@ -351,9 +367,8 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         message += f'; {"; ".join(reasons)}'
     if redrawn:
         message += f'; re-initialised: {", ".join(redrawn)}'
-    if len(left) > len(unknown):
-        rest = [k for k in left if k not in unknown]
-        message += f'; left in the checkpoint: {_shorten(rest)}'
+    if classifier:
+        message += f'; left in the checkpoint: {_shorten(classifier)}'
     problems = ''
     if missing:
         problems += f'; missing in the checkpoint: {_shorten(missing)}'

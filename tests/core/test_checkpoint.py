@@ -231,6 +231,14 @@ def test_tensors_without_a_place_are_an_error(kwargs, left):
     model.load_state_dict(state, strict=False)
 
 
+def test_an_authors_file_of_another_model_is_an_error():
+    """Their later variants share most names; loading only those would be wrong."""
+    state = from_mm(random_model().state_dict(), 'v2')
+    state['stage_embedding'] = torch.ones(1)
+    with pytest.raises(RuntimeError, match='unknown to this model: stage_embedding'):
+        SparseFormer(dict(ARCH)).load_state_dict(state)
+
+
 @pytest.mark.parametrize('kwargs', [dict(num_tokens=9), dict(num_points=9)])
 def test_re_initialising_can_be_forbidden(kwargs):
     model = SparseFormer(dict(ARCH), **kwargs)

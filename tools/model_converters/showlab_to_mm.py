@@ -22,6 +22,7 @@ from sparseformer_mm.models.checkpoint import (
     from_mm,
     to_mm,
     to_openmmlab,
+    unknown_names,
     unwrap,
 )
 
@@ -98,9 +99,9 @@ def load(path: str, unsafe: bool):
         known |= {
             head + key[len('head.') :] for key in state if key.startswith('head.')
         }
+        unknown = [str(key) for key in weights if key not in known]
     else:
-        known = {prefix + key for key in from_mm(state, layout)}
-    unknown = sorted(set(map(str, weights)) - known)
+        unknown = unknown_names(weights, layout, prefix)
     where = f' under {wrapper!r}' if wrapper else ''
     print(
         f'{path}: layout {layout}{where}, {len(weights) - len(unknown)} of '
