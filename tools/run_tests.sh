@@ -19,6 +19,9 @@ while [ $# -gt 0 ]; do
             [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
             setup+=("$1" "$2")
             shift 2 ;;
+        -h|--help)
+            sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' tools/run_tests.sh
+            exit ;;
         *) break ;;
     esac
 done
