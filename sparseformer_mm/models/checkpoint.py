@@ -294,9 +294,13 @@ def _fit(
             redrawn.append(key)
             if 'generate' in key:  # the channel mixing does not depend on P
                 channels = model.stem.out_channels**2
-                value = torch.cat([value[:channels].to(mine), mine[channels:]])
-                if value.shape == mine.shape:
+                if value.shape[1:] != mine.shape[1:]:
+                    redrawn.remove(key)  # another width: reported as such
                     fitted[key] = value
+                else:
+                    value = torch.cat([value[:channels].to(mine), mine[channels:]])
+                    if value.shape == mine.shape:
+                        fitted[key] = value
             continue
         fitted[key] = value
     return fitted, redrawn, reasons

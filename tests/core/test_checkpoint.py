@@ -317,6 +317,13 @@ def test_another_width_is_an_error_that_shows_the_shapes():
         SparseFormer(dict(ARCH), cortex_dims=32).load_state_dict(state)
 
 
+def test_another_width_and_number_of_points_too():
+    state = random_model().state_dict()
+    model = SparseFormer(dict(ARCH), focusing_dims=32, cortex_dims=48, num_points=9)
+    with pytest.raises(RuntimeError, match='of another shape: .*Check that arch'):
+        model.load_state_dict(state)
+
+
 def test_a_damaged_file_is_an_error(tmp_path):
     file = tmp_path / 'cut.pth'
     torch.save(random_model().state_dict(), file)

@@ -12,10 +12,13 @@ mmaction2 (``backbone.*``, ``cls_head.fc_cls.*``).
 
 import argparse
 import hashlib
+import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from sparseformer_mm.models.checkpoint import (
     detect_layout,
@@ -56,12 +59,18 @@ def parse_args():
 
 def read(path: str, unsafe: bool):
     try:
-        return torch.load(path, map_location='cpu', weights_only=not unsafe)
+        if unsafe:
+            return torch.load(path, map_location='cpu', weights_only=False)
+        # mmengine's own training checkpoints hold harmless records beside tensors.
+        harmless = getattr(mmengine_checkpoint, 'get_torch_safe_globals', list)()
+        allow = getattr(torch.serialization, 'safe_globals', lambda _: nullcontext())
+        with allow(harmless):
+            return torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         sys.exit(f'{path} does not exist')
     except Exception as error:
         cure = '. If you trust the file, add --unsafe: it may hold more than tensors'
-        first_line = str(error).strip().split('\n')[0]
+        first_line = re.sub(r'\x1b\[\d*m', '', str(error)).strip().split('\n')[0]
         sys.exit(f'{path} cannot be read: {first_line}{"" if unsafe else cure}')
 
 
