@@ -292,15 +292,12 @@ def _fit(
             )
         ):
             redrawn.append(key)
-            if 'generate' in key:  # the channel mixing does not depend on P
-                channels = model.stem.out_channels**2
-                if value.shape[1:] != mine.shape[1:]:
-                    redrawn.remove(key)  # another width: reported as such
-                    fitted[key] = value
-                else:
-                    value = torch.cat([value[:channels].to(mine), mine[channels:]])
-                    if value.shape == mine.shape:
-                        fitted[key] = value
+            channels = model.stem.out_channels**2
+            if 'generate' in key and value.shape == (
+                channels + points**2,
+                *mine.shape[1:],
+            ):  # the channel mixing does not depend on P
+                fitted[key] = torch.cat([value[:channels].to(mine), mine[channels:]])
             continue
         fitted[key] = value
     return fitted, redrawn, reasons

@@ -26,6 +26,12 @@ def channel_norm(x: Tensor) -> Tensor:
 
     ``(x - mean) / sqrt(var_unbiased + 1e-7)``, as ``layer_norm`` with its biased
     variance: both agree once epsilon and gain are scaled by (C - 1) / C.
+
+    Args:
+        x: (..., C) with C at least 2.
+
+    Returns:
+        Tensor (..., C), float32 or float64.
     """
     channels = x.shape[-1]
     ratio = (channels - 1) / channels
