@@ -161,13 +161,20 @@ class Block(BaseModule):
         self.ffn = FFN(dims, ffn_ratio)
 
     def forward(
-        self, tokens: Tensor, rois: Tensor, feature: Tensor, drop_path_rate: float = 0.0
+        self,
+        tokens: Tensor,
+        rois: Tensor,
+        feature: Tensor,
+        drop_path_rate: float = 0.0,
+        extents: Optional[Tensor] = None,
     ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
         """Run the block; see the class for shapes.
 
         Args:
             drop_path_rate: of every update, RoI deltas included; must be 0 while
                 tokens are shared by the batch.
+            extents: of the images inside a padded ``feature``, see
+                :meth:`.SparseSampling.forward`.
         """
 
         def drop(update: Tensor) -> Tensor:
@@ -178,7 +185,7 @@ class Block(BaseModule):
         if self.looks:
             if self.roi_adjust is not None:
                 rois = self.roi_adjust(tokens, rois, drop_path_rate)
-            sampled, points = self.sampler(tokens, rois, feature)
+            sampled, points = self.sampler(tokens, rois, feature, extents)
             tokens = tokens + drop(self.decoder(tokens, sampled.to(tokens.dtype)))
         tokens = tokens + drop(self.ffn(self.ffn_norm(tokens)))
         return tokens, rois, points

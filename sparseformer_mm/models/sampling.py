@@ -6,7 +6,7 @@ reference, and what compilers and exporters get; :func:`sample_gather` reads who
 rows of a channels-last map as weighted bags and is several times faster on CPU.
 """
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -164,7 +164,7 @@ def limit_gradient(x: Tensor, limit: Tensor) -> Tensor:
 
     Args:
         x: any tensor.
-        limit: 0-dimensional, positive, of the same dtype and device.
+        limit: positive, of the same dtype and device, broadcast against ``x``.
     """
     return _LimitGradient.apply(x, limit)
 
@@ -253,7 +253,11 @@ class SparseSampling(BaseModule):
             return points_in_rois(rois, offsets.expand(*rois.shape[:2], -1, -1))
 
     def forward(
-        self, tokens: Tensor, rois: Tensor, feature: Tensor
+        self,
+        tokens: Tensor,
+        rois: Tensor,
+        feature: Tensor,
+        extents: Optional[Tensor] = None,
     ) -> Tuple[Tensor, Tensor]:
         """Sample the map.
 
@@ -261,6 +265,9 @@ class SparseSampling(BaseModule):
             tokens: (B, N, d), or (1, N, d) if all images share them.
             rois: (B, N, 2D), or (1, N, 2D).
             feature: (B, [T,] H, W, C).
+            extents: (B, D), x first: how many pixels of ``feature`` belong to each
+                image, the rest being zero; None if all do. RoIs and points are in
+                units of the image.
 
         Returns:
             tuple: sampled (B, N, P, C); points (B, N, P, D), or (1, N, P, D) where
@@ -273,8 +280,14 @@ class SparseSampling(BaseModule):
             # on the gradient of each image's coordinates.
             read_at = points.expand(feature.shape[0], -1, -1, -1)
             if self.limit_grad and torch.is_grad_enabled() and points.requires_grad:
-                limit = self.loss_scale.to(points.dtype) / feature.shape[-3]
+                height = feature.shape[-3]
+                if extents is not None:
+                    height = extents[:, 1, None, None, None]
+                limit = self.loss_scale.to(points.dtype) / height
                 read_at = limit_gradient(read_at, limit)
+            if extents is not None:
+                share = extents / grid_shape(feature.shape[1:-1], extents)
+                read_at = read_at * share.to(read_at)[:, None, None]
             sampled = sample_points(feature, read_at.flatten(1, 2))
         shape = feature.shape[0], num_tokens, num_points, feature.shape[-1]
         return sampled.reshape(shape), points

@@ -1,10 +1,11 @@
 """The SparseFormer backbone (paper, section 3; Table 1)."""
 
 import warnings
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, build_part
 from .blocks import Block
 from .checkpoint import load_into_backbone
-from .geometry import ROI_INITS, at_least_float32
+from .geometry import ROI_INITS, at_least_float32, grid_shape
 from .ops import Linear, autocast_dtype, is_tracing
 from .sampling import SparseSampling
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
@@ -59,6 +60,8 @@ class SparseFormer(BaseModule):
         limit_coord_grad: clamp the gradient of every sampling coordinate to
             +-1 / (map height), as the authors do.
         out_type: 'pooled', 'featmap' or 'tokens', see Returns of :meth:`forward`.
+        out_indices: cortex blocks (negative ones count from the last) whose tokens
+            'tokens' gives as ``block_tokens``, for heads with auxiliary losses.
         frozen_stages: -1 trains everything; 0 freezes the stem, 1 also the initial
             tokens, the focusing block and the transition, 1 + k also the first k
             cortex blocks.
@@ -112,6 +115,7 @@ class SparseFormer(BaseModule):
         drop_path_rate: float = 0.0,
         limit_coord_grad: bool = True,
         out_type: str = 'pooled',
+        out_indices: Sequence[int] = (-1,),
         frozen_stages: int = -1,
         with_cp: bool = False,
         norm_eval: bool = False,
@@ -142,6 +146,13 @@ class SparseFormer(BaseModule):
                 f'frozen_stages={frozen_stages} must be between -1 and '
                 f'{1 + arch["cortex_depth"]} (1 + cortex_depth)'
             )
+        depth = arch['cortex_depth']
+        if not all(-depth <= i < depth for i in out_indices):
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} must name cortex blocks, -{depth} '
+                f'to {depth - 1} (cortex_depth={depth})'
+            )
+        self.out_indices = [i % depth for i in out_indices]
         self.arch = arch
         self.spatial_dims = spatial_dims
         self.token_inflation = token_inflation
@@ -239,7 +250,10 @@ class SparseFormer(BaseModule):
         return settings
 
     def forward(
-        self, inputs: Tensor, stages: Optional[List[StageRecord]] = None
+        self,
+        inputs: Tensor,
+        stages: Optional[List[StageRecord]] = None,
+        valid_shapes: Optional[Sequence[Tuple[int, int]]] = None,
     ) -> Union[Tuple[Tensor], SparseFormerOutput]:
         """Recognise a batch.
 
@@ -248,6 +262,10 @@ class SparseFormer(BaseModule):
                 any size from 1 x 1 pixel up (the paper's is 224 x 224).
             stages: a list that receives one :class:`StageRecord` per sampling
                 stage, in order.
+            valid_shapes: (height, width) in pixels of each image, where images were
+                padded to the right and below to a common size. RoIs and points are in
+                units of the image, and nothing depends on the padding or what it
+                holds. None: there is none.
 
         Returns:
             ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens,
@@ -256,7 +274,8 @@ class SparseFormer(BaseModule):
             a :class:`SparseFormerOutput` for 'tokens'.
 
         Raises:
-            ValueError: for an input of another rank or number of channels.
+            ValueError: for an input of another rank or number of channels, or
+                ``valid_shapes`` that do not fit it.
         """
         rank = self.spatial_dims + 2
         if inputs.dim() != rank or inputs.shape[1] != self.stem.in_channels:
@@ -267,20 +286,59 @@ class SparseFormer(BaseModule):
             )
         if self.training and not is_tracing():
             self._check_loss_scale(inputs.device.type)
-        feature = at_least_float32(self.stem(inputs))
-        tokens, rois = self._run_blocks(feature, stages)
+        feature, extents = self._make_map(inputs, valid_shapes)
+        block_tokens, rois = self._run_blocks(feature, extents, stages)
         if self.out_type != 'tokens':
-            pooled = self.norm(tokens.mean(1))
+            pooled = self.norm(block_tokens[-1].mean(1))
             if self.out_type == 'featmap':
                 pooled = pooled[(...,) + (None,) * self.spatial_dims]
             return (pooled,)
+        last = len(self.cortex) - 1
+        normed = {i: self.norm(block_tokens[i]) for i in {*self.out_indices, last}}
         return SparseFormerOutput(
-            self.norm(tokens),
-            rois.expand(tokens.shape[0], -1, -1),
+            normed[last],
+            rois.expand(inputs.shape[0], -1, -1),
             feature.movedim(-1, 1),
+            extents,
+            tuple(normed[i] for i in self.out_indices),
         )
 
-    def _run_blocks(self, feature: Tensor, stages) -> Tuple[Tensor, Tensor]:
+    def _make_map(
+        self, inputs: Tensor, valid_shapes
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """The stem's map, channels last, and the extent of each image in it."""
+        canvas = tuple(inputs.shape[-2:])
+        if valid_shapes is None:
+            return at_least_float32(self.stem(inputs)), None
+        shapes = [tuple(int(side) for side in shape[:2]) for shape in valid_shapes]
+        if len(shapes) != len(inputs) or not all(
+            1 <= side <= most for shape in shapes for side, most in zip(shape, canvas)
+        ):
+            raise ValueError(
+                f'valid_shapes={shapes} must give one (height, width) per image, at '
+                f'most those of the input {tuple(inputs.shape)}'
+            )
+        if all(shape == canvas for shape in shapes):
+            return at_least_float32(self.stem(inputs)), None
+        # A stem reads beyond the edge of an image, and its norms may read all of it:
+        # each image by itself is exact for any stem.
+        maps = [
+            at_least_float32(self.stem(image[..., :height, :width]))
+            for image, (height, width) in zip(inputs.split(1), shapes)
+        ]
+        extents = torch.stack([grid_shape(m.shape[1:-1], m) for m in maps])
+        height, width = (-(-side // self.stem.stride) for side in canvas)
+        feature = torch.cat(
+            [F.pad(m, (0, 0, 0, width - m.shape[-2], 0, height - m.shape[-3]))
+             for m in maps]
+        )  # fmt: skip
+        return feature, extents
+
+    def _run_blocks(
+        self, feature: Tensor, extents: Optional[Tensor], stages
+    ) -> Tuple[List[Tensor], Tensor]:
+        """Tokens after each cortex block, and the final RoIs."""
+        outputs = []
         # All images start with the same tokens, so the first look (which has drop
         # path rate 0) works on a batch of one until features come in.
         tokens, rois = self.latent()
@@ -291,10 +349,12 @@ class SparseFormer(BaseModule):
                 tokens = self.transition(tokens)
             if self.with_cp and torch.is_grad_enabled():
                 tokens, rois, points = checkpoint(
-                    block, tokens, rois, feature, rate, use_reentrant=False
+                    block, tokens, rois, feature, rate, extents, use_reentrant=False
                 )
             else:
-                tokens, rois, points = block(tokens, rois, feature, rate)
+                tokens, rois, points = block(tokens, rois, feature, rate, extents)
+            if name.startswith('cortex'):
+                outputs.append(tokens)
             if stages is not None and points is not None:
                 batch = feature.shape[0]
                 stages.append(
@@ -305,7 +365,7 @@ class SparseFormer(BaseModule):
                         tokens,
                     )
                 )
-        return tokens, rois
+        return outputs, rois
 
     def _freeze(self):
         frozen = []

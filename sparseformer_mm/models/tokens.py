@@ -1,6 +1,6 @@
 """The latent tokens a model starts with, and the tuples it gives them back in."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -32,12 +32,18 @@ class SparseFormerOutput(NamedTuple):
     Attributes:
         tokens: (B, N, d_c) last tokens, each through the final LayerNorm.
         rois: (B, N, 2D) final RoIs as centre and size, in units of the image.
-        image_feature: (B, C, [T,] H', W'), the stem's map.
+        image_feature: (B, C, [T,] H', W'), the stem's map; zero where padded.
+        map_extents: (B, D), x first: pixels of ``image_feature`` that belong to each
+            image; None where nothing is padded.
+        block_tokens: the tokens after each block of ``out_indices``, (B, N, d_c) each,
+            through the final LayerNorm too.
     """
 
     tokens: Tensor
     rois: Tensor
     image_feature: Tensor
+    map_extents: Optional[Tensor] = None
+    block_tokens: Tuple[Tensor, ...] = ()
 
 
 class LatentTokens(BaseModule):

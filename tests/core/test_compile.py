@@ -54,5 +54,9 @@ def test_exports_with_dynamic_batch(out_type):
         module, (torch.randn(2, 3, 32, 40),), dynamic_shapes=({0: batch}, None)[:1]
     )
     inputs = torch.randn(5, 3, 32, 40)
-    for out, expected in zip(program.module()(inputs), module(inputs)):
+    outputs, references = program.module()(inputs), module(inputs)
+    if out_type == 'tokens':
+        assert outputs.map_extents is None
+        outputs, references = outputs[:3], references[:3]
+    for out, expected in zip(outputs, references):
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
