@@ -165,6 +165,15 @@ def explain_errors() -> Iterator[None]:
             'plain weights only). Use onedl-mmengine, or torch before 2.6, '
             'or, for a file you trust, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'
         )
+    except ValueError as error:
+        # What mmengine's datasets say when nothing is left to train or test on.
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        fail(
+            'a data set of the config has no picture: check that its ann_file lists '
+            'images and, with filter_cfg, that they have boxes of the classes in '
+            'metainfo'
+        )
     except AssertionError as error:
         # mmcv's loaders name the file at the end of a long traceback.
         found = re.search(r'failed to load image: (.*)', str(error))

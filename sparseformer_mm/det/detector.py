@@ -1,0 +1,69 @@
+"""The detector: backbone and head, and images without their padding."""
+
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.registry import MODELS
+
+from ..models import SparseFormer
+from ..models.padding import PaddingAware
+from .head import SparseFormerHead
+
+
+@MODELS.register_module()
+class SparseFormerDetector(PaddingAware, SingleStageDetector):
+    """SparseFormer with a DETR-style head on its tokens (paper, Table 8).
+
+    mmdet's single-stage detector, in which RoIs are relative to each image instead
+    of the padded batch: an image has the same detections alone and beside others.
+
+    Args:
+        backbone: a SparseFormer with ``out_type='tokens'``.
+        bbox_head: usually a :class:`SparseFormerHead`.
+        neck, train_cfg, test_cfg, data_preprocessor, init_cfg: as in mmdet.
+
+    Raises:
+        ValueError: if backbone and head do not fit each other.
+    """
+
+    def __init__(self, backbone: dict, *args, **kwargs):
+        super().__init__(backbone, *args, **kwargs)
+        backbone, head = self.backbone, self.bbox_head
+        if not isinstance(backbone, SparseFormer):
+            raise ValueError(
+                'SparseFormerDetector needs a sparseformer_mm.SparseFormer backbone, '
+                f'got {type(backbone).__name__}; other backbones go with the '
+                'detectors of mmdet'
+            )
+        if backbone.out_type != 'tokens':
+            raise ValueError(
+                f'the backbone has out_type={backbone.out_type!r}; a detector needs '
+                "out_type='tokens'"
+            )
+        if isinstance(head, SparseFormerHead):
+            self._check_fit(backbone, head)
+
+    @staticmethod
+    def _check_fit(backbone: SparseFormer, head: SparseFormerHead):
+        num_tokens = len(backbone.latent.token_rois)
+        if head.num_queries > num_tokens:
+            raise ValueError(
+                f'num_queries={head.num_queries} of bbox_head exceeds '
+                f'num_tokens={num_tokens} of the backbone: raise the latter or lower '
+                'the former'
+            )
+        if head.embed_dims != backbone.embed_dims:
+            raise ValueError(
+                f'embed_dims={head.embed_dims} of bbox_head must be the cortex_dims of '
+                f'the backbone, {backbone.embed_dims}'
+            )
+        depth, indices = len(backbone.cortex), backbone.out_indices
+        if head.num_levels > len(indices) or indices != sorted(indices):
+            raise ValueError(
+                f'bbox_head has num_levels={head.num_levels}, the backbone '
+                f'out_indices={indices}: give as many rising ones as levels, for '
+                f'instance out_indices={list(range(depth))[-head.num_levels :]}'
+            )
+        if indices[-1] != depth - 1:
+            raise ValueError(
+                f'out_indices={indices} of the backbone must end with its last '
+                f'block, {depth - 1}: that is where detections come from'
+            )
