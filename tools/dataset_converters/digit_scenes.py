@@ -128,6 +128,13 @@ class Scene:
             )
         return masks
 
+    def label_map(self) -> np.ndarray:
+        """Return each pixel's class, (H, W) uint8: 0 or the digit plus 1."""
+        label_map = np.zeros(self.background.shape[:2], np.uint8)
+        for mask, digit in zip(self.masks(), self.digits):
+            label_map[mask] = digit.label + 1
+        return label_map
+
 
 def paste(
     canvas: np.ndarray, alpha: np.ndarray, color: np.ndarray, x: int, y: int
@@ -223,6 +230,16 @@ class SceneSampler:
         """
         candidates = self.sources[self.labels[self.sources] == label]
         return int(candidates[n % len(candidates)])
+
+    def dealt_source(self, n: int) -> int:
+        """Return the n-th source digit dealt from a shuffled pack.
+
+        All are dealt once, whatever their class, before the pack is shuffled
+        anew: all are used equally often and any classes may meet.
+        """
+        round_, place = divmod(n, len(self.sources))
+        pack = np.random.default_rng([_SPLIT_SEED, round_]).permutation(self.sources)
+        return int(pack[place])
 
     def sample(self, rng: np.random.Generator, sources: Sequence[int]) -> Scene:
         """Draw a scene with the given source digits.

@@ -7,15 +7,35 @@ same files, byte for byte (with the same NumPy and OpenCV).
 Example:
     python tools/dataset_converters/make_digits.py data/digits --task cls
 
-Layout of ``--task cls``::
+Every folder holds ``samples.png``, which shows some validation pictures, and
+``digits_manifest.json``, which says how it was made.
+
+Layout of ``--task cls``, one digit per picture, mmpretrain's
+``CustomDataset``::
 
     OUT/train/<class>/<number>.png    OUT/train_boxes.json
     OUT/val/<class>/<number>.png      OUT/val_boxes.json
-    OUT/samples.png                   OUT/digits_manifest.json
 
 A boxes file maps a picture's path, relative to the file, to its
 ``[[x1, y1, x2, y2, label], ...]``: pixel edges around the ink, x2 and y2
 exclusive. They are for evaluation; training sees the classes only.
+
+Layout of ``--task det``, 1 to 6 digits per picture, COCO, mmdet's
+``CocoDataset``::
+
+    OUT/train/<number>.png    OUT/annotations/instances_train.json
+    OUT/val/<number>.png      OUT/annotations/instances_val.json
+
+The categories 1 to 10 are named '0' to '9'. A box lies around the ink of its
+digit, its area is the number of ink pixels.
+
+Layout of ``--task seg``, the same scenes as those of ``det``, mmseg's
+``BaseSegDataset``::
+
+    OUT/img_dir/train/<number>.png    OUT/ann_dir/train/<number>.png
+    OUT/img_dir/val/<number>.png      OUT/ann_dir/val/<number>.png
+
+A mask has a single channel: 0 is background, 1 to 10 the ink of digit 0 to 9.
 """
 
 import argparse
@@ -24,79 +44,20 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List
+from typing import Iterable, Iterator, List
 
 import cv2
 import numpy as np
-from digit_scenes import (
-    NUM_CLASSES,
-    Scene,
-    SceneSampler,
-    load_source_digits,
-    split_sources,
-)
+from digit_scenes import Scene, SceneSampler, load_source_digits, split_sources
+from digit_tasks import TASKS, Task, write_json, write_samples
 
 # Raise it whenever the same arguments give other files than before.
 FORMAT = 1
 MANIFEST = 'digits_manifest.json'
 SPLITS = ('train', 'val')
 MIN_CANVAS = 32
-
-
-# One entry per task: how a scene is composed and how scenes become files.
-@dataclass
-class Task:
-    """How the scenes of one task are drawn and written.
-
-    Args:
-        compose (Callable): ``(sampler, rng, index) -> Scene``.
-        write (Callable): ``(root, split, scenes) -> None``; consumes the
-            scenes one by one, so that a split never has to fit in memory.
-    """
-
-    compose: Callable[[SceneSampler, np.random.Generator, int], Scene]
-    write: Callable[[Path, str, Iterable[Scene]], None]
-
-
-def compose_single(
-    sampler: SceneSampler, rng: np.random.Generator, index: int
-) -> Scene:
-    """Draw a scene with one digit; classes and sources take turns."""
-    label, turn = index % NUM_CLASSES, index // NUM_CLASSES
-    return sampler.sample(rng, [sampler.nth_source(label, turn)])
-
-
-def write_class_folders(root: Path, split: str, scenes: Iterable[Scene]) -> None:
-    """Write ``split/<class>/<number>.png`` and ``split_boxes.json``."""
-    boxes = {}
-    for label in range(NUM_CLASSES):
-        (root / split / str(label)).mkdir(parents=True)
-    for index, scene in enumerate(scenes):
-        name = f'{split}/{scene.digits[0].label}/{index:06d}.png'
-        write_image(root / name, scene.render())
-        boxes[name] = scene.boxes()
-    write_json(root / f'{split}_boxes.json', boxes)
-
-
-TASKS: Dict[str, Task] = {'cls': Task(compose_single, write_class_folders)}
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an RGB (H, W, 3) or single-channel (H, W) picture."""
-    if image.ndim == 3:
-        image = image[..., ::-1]
-    # cv2.imwrite would only return False where the disk is full.
-    path.write_bytes(cv2.imencode('.png', image)[1].tobytes())
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a dictionary, one line per entry."""
-    lines = (
-        f'{json.dumps(key)}: {json.dumps(value)}' for key, value in content.items()
-    )
-    path.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
+MIN_DIGIT = 8
 
 
 def make_scenes(
@@ -110,24 +71,6 @@ def make_scenes(
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
         yield task.compose(sampler, rng, index)
-
-
-def write_samples(root: Path, scenes: Iterable[Scene], columns: int) -> None:
-    """Write a sheet of pictures with their boxes drawn."""
-    tiles = []
-    for scene in scenes:
-        tile = scene.render()
-        zoom = max(1, 128 // len(tile))
-        tile = np.kron(tile, np.ones((zoom, zoom, 1), np.uint8))
-        for *box, _ in scene.boxes():
-            x1, y1, x2, y2 = (zoom * edge for edge in box)
-            cv2.rectangle(tile, (x1 - 1, y1 - 1), (x2, y2), (255, 255, 0))
-        tiles.append(tile)
-    rows = [
-        np.concatenate(tiles[i : i + columns], axis=1)
-        for i in range(0, len(tiles), columns)
-    ]
-    write_image(root / 'samples.png', np.concatenate(rows, axis=0))
 
 
 def show_progress(
@@ -180,7 +123,7 @@ def build(root: Path, arguments: dict) -> None:
             scenes = make_scenes(
                 task, sampler, arguments['seed'], split, min(count, 40)
             )
-            write_samples(root, scenes, columns=NUM_CLASSES)
+            write_samples(root, map(task.draw, scenes), task.columns)
     manifest['num_files'] = count_files(root)
     # The manifest comes last: without it the set counts as half written.
     write_json(root / MANIFEST, manifest)
@@ -260,36 +203,54 @@ def make_dataset(out: Path, arguments: dict, force: bool = False) -> bool:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    def by_task(name: str) -> str:
+        return ', '.join(f'{key} {getattr(task, name)}' for key, task in TASKS.items())
+
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('out', type=Path, help='folder of the data set')
-    parser.add_argument('--task', choices=sorted(TASKS), default='cls')
     parser.add_argument(
-        '--train', type=int, default=10000, help='number of training pictures'
+        '--task',
+        choices=sorted(TASKS),
+        default='cls',
+        help='cls: one digit per picture, a folder per class; det: 1 to 6 digits, '
+        'COCO boxes; seg: 1 to 6 digits, masks (default: %(default)s)',
     )
     parser.add_argument(
-        '--val', type=int, default=2000, help='number of validation pictures'
+        '--train',
+        type=int,
+        help=f'number of training pictures (default: {by_task("train")})',
     )
     parser.add_argument(
-        '--size', type=int, default=64, help='side of the square pictures in pixels'
+        '--val',
+        type=int,
+        help=f'number of validation pictures (default: {by_task("val")})',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        help=f'side of the square pictures in pixels (default: {by_task("size")})',
     )
     parser.add_argument(
         '--digit-size',
         type=int,
         nargs=2,
         metavar=('MIN', 'MAX'),
-        help='height of the digits in pixels; a quarter and '
-        'half of --size if not given',
+        help='least and greatest height of the digits in pixels (default, in '
+        f'eighths of --size: {by_task("digit_eighths")})',
     )
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
     parser.add_argument(
         '--force', action='store_true', help='replace a data set with other arguments'
     )
     args = parser.parse_args()
+    task = TASKS[args.task]
+    for name in ('train', 'val', 'size'):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(task, name))
     if args.digit_size is None:
-        args.digit_size = [args.size // 4, args.size // 2]
+        args.digit_size = [
+            max(MIN_DIGIT, args.size * eighths // 8) for eighths in task.digit_eighths
+        ]
     if args.train < 1 or args.val < 1:
         parser.error(
             f'--train and --val must be at least 1, got {args.train} and {args.val}'
@@ -298,9 +259,9 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'--size must be at least {MIN_CANVAS}, got {args.size}')
     smallest, largest = args.digit_size
     # Rotated and stretched, a digit can get wider than its nominal height.
-    if not 8 <= smallest <= largest <= args.size // 2:
+    if not MIN_DIGIT <= smallest <= largest <= args.size // 2:
         parser.error(
-            '--digit-size must satisfy 8 <= MIN <= MAX <= --size / 2'
+            f'--digit-size must satisfy {MIN_DIGIT} <= MIN <= MAX <= --size / 2'
             f' = {args.size // 2}, got {smallest} {largest}'
         )
     if args.seed < 0:
