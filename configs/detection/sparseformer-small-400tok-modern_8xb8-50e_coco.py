@@ -1,0 +1,23 @@
+# SparseFormer-S with 400 tokens on COCO, 50 epochs with the modern options:
+# focal loss, auxiliary losses and refined boxes. Not in the paper.
+_base_ = [
+    '../_base_/models/sparseformer_det_modern.py',
+    '../_base_/datasets/coco_detection_bs8.py',
+    '../_base_/schedules/detr_bs64_50e.py',
+    '../_base_/detection_runtime.py',
+]
+
+# Pretrain: a classifier of ImageNet-1K, from the authors' file by
+# tools/model_converters/showlab_to_mm.py or from a run of
+# ../classification/sparseformer-small_8xb128_in1k.py. Training stops at once if it
+# is not there. For another file:
+#   --cfg-options model.backbone.init_cfg.checkpoint=PATH
+pretrained = 'checkpoints/sparseformer-small_in1k.pth'
+
+model = dict(
+    backbone=dict(
+        # Takes the backbone out of the classifier; the embeddings and RoIs of its
+        # 64 tokens are drawn anew for 400.
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
+    ),
+)
