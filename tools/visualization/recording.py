@@ -1,0 +1,282 @@
+"""What a model looks at while its library makes a prediction.
+
+Nothing here draws. RoIs and points come out relative to the picture, whatever
+its library resized, padded or cut into windows.
+"""
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from sparseformer_mm.models import SparseFormer
+from sparseformer_mm.utils.hosts import fail
+from sparseformer_mm.utils.launch import (
+    check_checkpoint,
+    explain_errors,
+    forbid_reinit,
+)
+
+
+class Call(NamedTuple):
+    """One call of a backbone.
+
+    Attributes:
+        offset: x, y of its input inside the picture that the library prepared.
+        size: width and height in pixels of what its RoIs are relative to.
+        stages: list of the backbone's :class:`StageRecord`.
+    """
+
+    offset: Tuple[int, int]
+    size: Tuple[int, int]
+    stages: list
+
+
+class Recording(NamedTuple):
+    """What :func:`record` has seen.
+
+    Attributes:
+        calls: of the backbone; several where a segmentor slides a window.
+        head_outputs: what a detection head's ``forward`` returned, by call.
+    """
+
+    calls: List[Call]
+    head_outputs: list
+
+
+class Stage(NamedTuple):
+    """A sampling stage on one picture, all windows together.
+
+    Attributes:
+        name: 'focusing.0', ..., 'cortex.0'.
+        rois: (N, 4) centre and size relative to the picture.
+        points: (N, P, 2) relative to the picture, x first.
+    """
+
+    name: str
+    rois: np.ndarray
+    points: np.ndarray
+
+
+class Detections(NamedTuple):
+    """Detections of one picture, one per token, best first.
+
+    Attributes:
+        tokens: (n,) indices.
+        labels: (n,) class indices.
+        scores: (n,).
+        boxes: (n, 4) x1, y1, x2, y2 relative to the picture.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+
+
+def _position(window: Tensor) -> Tuple[int, int]:
+    """x, y of a window, which is a view of the whole batch of one picture."""
+    row, column = window.stride()[-2:]
+    offset = window.storage_offset()
+    return offset % row // column, offset // row
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[Recording]:
+    """Record the sampling stages while a library runs a model."""
+    recording = Recording([], [])
+
+    def before_backbone(module, args, kwargs):
+        (inputs,) = args
+        shapes = kwargs.get('valid_shapes')
+        height, width = inputs.shape[-2:] if shapes is None else shapes[0]
+        call = Call(_position(inputs), (width, height), [])
+        recording.calls.append(call)
+        return args, dict(kwargs, stages=call.stages)
+
+    def after_head(module, args, outputs):
+        recording.head_outputs.append(outputs)
+
+    hooks = [
+        model.backbone.register_forward_pre_hook(before_backbone, with_kwargs=True)
+    ]
+    if hasattr(model, 'bbox_head'):
+        hooks.append(model.bbox_head.register_forward_hook(after_head))
+    try:
+        yield recording
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def picture_stages(calls: Sequence[Call], shape: Sequence[int]) -> List[Stage]:
+    """Bring what a backbone recorded into units of the picture.
+
+    Args:
+        calls: on one picture, a batch of one.
+        shape: height and width of the picture inside the network's input
+            (``img_shape`` of its sample).
+    """
+    picture = np.array([shape[1], shape[0]], dtype=np.float64)
+    stages = []
+    for records in zip(*(call.stages for call in calls)):
+        rois, points = [], []
+        for call, one in zip(calls, records):
+            size, offset = np.array(call.size) / picture, call.offset / picture
+            roi = one.rois[0].double().cpu().numpy()
+            rois.append(
+                np.concatenate([roi[:, :2] * size + offset, roi[:, 2:] * size], axis=1)
+            )
+            points.append(one.points[0].double().cpu().numpy() * size + offset)
+        stages.append(
+            Stage(records[0].name, np.concatenate(rois), np.concatenate(points))
+        )
+    return stages
+
+
+def token_detections(
+    head, outputs: Tuple[Tensor, Tensor], threshold: float
+) -> Detections:
+    """Find the detecting tokens of one picture.
+
+    Args:
+        head: a :class:`SparseFormerHead`.
+        outputs: of its ``forward``; the last level counts.
+        threshold: least score of a token's best class.
+
+    Returns:
+        Detections: mmdet's own, except that a token counts once, with its best
+        class.
+    """
+    logits, boxes = (levels[-1, 0] for levels in outputs)
+    if head.loss_cls.use_sigmoid:
+        probabilities = logits.sigmoid()
+    else:
+        probabilities = logits.softmax(-1)[:, :-1]  # the last is no object
+    scores, labels = probabilities.max(-1)
+    tokens = (scores >= threshold).nonzero()[:, 0]
+    tokens = tokens[scores[tokens].argsort(descending=True, stable=True)]
+    center, half = boxes[tokens, :2], boxes[tokens, 2:] / 2
+    corners = torch.cat([center - half, center + half], dim=1).clamp(0, 1)
+    found = (tokens, labels[tokens], scores[tokens], corners)
+    return Detections(*(x.detach().cpu().numpy() for x in found))
+
+
+def _check_parts(model: nn.Module, cfg: Config) -> None:
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, SparseFormer):
+        fail(
+            f'the backbone of {cfg.filename} is a {type(backbone).__name__} and has no '
+            'tokens to show; give a config with sparseformer_mm.SparseFormer'
+        )
+    if cfg.default_scope == 'mmdet':
+        from sparseformer_mm.det import SparseFormerHead
+
+        head = getattr(model, 'bbox_head', None)
+        if not isinstance(head, SparseFormerHead):
+            fail(
+                f'the head of {cfg.filename} is a {type(head).__name__}, whose boxes '
+                'belong to no token; give a config with sparseformer_mm.det.'
+                'SparseFormerHead'
+            )
+
+
+def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
+    """Build the config's model by its library's own function, weights complete."""
+    check_checkpoint(checkpoint)
+    if cfg.default_scope == 'mmdet':
+        from mmdet.apis import init_detector as init
+    else:
+        from mmseg.apis import init_model as init
+    # Without weights, and what the libraries say about that: with weights, they would
+    # only warn about those that were not found.
+    with warnings.catch_warnings(record=True):
+        model = init(cfg, None, device=device)
+    _check_parts(model, cfg)
+    forbid_reinit(model)
+    try:
+        with explain_errors():
+            load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    except RuntimeError as error:
+        if not any(mark in str(error) for mark in ('state_dict', 'tensors loaded')):
+            raise
+        fail(
+            f'{checkpoint} does not fit the model of {cfg.filename}; use the config '
+            f'it was trained with: {str(error)[:600]}'
+        )
+    return model
+
+
+class Truths:
+    """Pictures of the config's test data, found by path.
+
+    Args:
+        cfg: with a ``test_dataloader``.
+
+    Attributes:
+        classes, palette: of the data set; None where it does not say.
+        missing: why there is no truth at all, or ''.
+    """
+
+    def __init__(self, cfg: Config, wanted: bool = True):
+        self.dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
+        self.classes = self.dataset.metainfo.get('classes')
+        self.palette = self.dataset.metainfo.get('palette')
+        self.missing = '' if wanted else '--truth none'
+        self._index: Dict[Path, int] = {}
+        if not wanted:
+            return
+        inner = cfg.test_dataloader.dataset
+        while 'dataset' in inner:
+            inner = inner.dataset
+        steps = [
+            step
+            for step in inner.get('pipeline', ())
+            if step['type'].rpartition('.')[2] == 'LoadAnnotations'
+        ]
+        self._load_mask = TRANSFORMS.build(
+            steps[0] if steps else dict(type='LoadAnnotations')
+        )
+        try:
+            self.dataset.full_init()
+        except (OSError, AssertionError, ValueError) as error:
+            self.missing = f'the test data of {cfg.filename} is not there: {error}'
+            return
+        for i in range(len(self.dataset)):
+            path = Path(self.dataset.get_data_info(i)['img_path'])
+            self._index[path.resolve()] = i
+
+    def info(self, path: Path) -> Optional[dict]:
+        """What the data set says about a picture; None if it has it not."""
+        index = self._index.get(path.resolve())
+        return None if index is None else self.dataset.get_data_info(index)
+
+    def boxes(self, path: Path, shape: Sequence[int]) -> np.ndarray:
+        """True boxes, (n, 4) x1, y1, x2, y2 relative to a picture of a shape."""
+        info = self.info(path) or {}
+        boxes = [
+            item['bbox']
+            for item in info.get('instances', ())
+            if not item.get('ignore_flag')  # crowds
+        ]
+        height, width = shape[:2]
+        return np.array(boxes, dtype=float).reshape(-1, 4) / (
+            [width, height, width, height]
+        )
+
+    def mask(self, path: Path) -> Optional[np.ndarray]:
+        """True class of each pixel, (H, W); None if the data set has it not."""
+        info = self.info(path)
+        if info is None or 'seg_map_path' not in info:
+            return None
+        try:
+            return self._load_mask(info)['gt_seg_map']
+        except FileNotFoundError:
+            return None
