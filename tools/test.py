@@ -146,7 +146,9 @@ def set_tta(cfg: Config) -> None:
                 'flip',
                 'flip_direction',
             )
-        flips = [dict(type='RandomFlip', prob=p) for p in (1.0, 0.0)]
+        # mmseg measures with the masks of the first view, flipped like its image.
+        order = (0.0, 1.0) if scope == 'mmseg' else (1.0, 0.0)
+        flips = [dict(type='RandomFlip', prob=p) for p in order]
         cfg.tta_pipeline = [
             *steps,
             dict(type='TestTimeAug', transforms=[flips, [pack]]),

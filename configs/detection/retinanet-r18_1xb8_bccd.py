@@ -2,7 +2,7 @@
 # ResNet-18 from scratch, narrowed for a CPU. Same data, optimizer and schedule.
 _base_ = [
     '../_base_/datasets/bccd_bs8_320x240.py',
-    '../_base_/schedules/bccd_bs8_adamw_60e.py',
+    '../_base_/schedules/bccd_bs8_adamw_120e.py',
     '../_base_/detection_runtime.py',
 ]
 

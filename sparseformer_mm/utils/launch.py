@@ -123,6 +123,7 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
     torch.distributed.init_process_group('gloo')
     cfg.setdefault('env_cfg', ConfigDict())
     cfg.env_cfg.dist_cfg = ConfigDict(backend='gloo')
+    cfg.pop('sync_bn', None)  # such batch norms are for GPUs only
     wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -172,7 +173,7 @@ def explain_errors() -> Iterator[None]:
         fail(
             'a data set of the config has no picture: check that its ann_file lists '
             'images and, with filter_cfg, that they have boxes of the classes in '
-            'metainfo'
+            'metainfo, or (mmseg) that img_path holds files that end in img_suffix'
         )
     except AssertionError as error:
         # mmcv's loaders name the file at the end of a long traceback.

@@ -13,9 +13,11 @@ import torch
 pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection')
 
 from mmdet.apis import DetInferencer  # noqa: E402
+from mmdet.testing import demo_mm_inputs  # noqa: E402
+from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.optim import OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
@@ -50,6 +52,13 @@ for _arch in PARAMS:
     _name = f'sparseformer-{_arch}-400tok'
     RECIPES[f'{_name}_8xb8-300e_coco'] = Recipe(_arch, False, 300, 200)
     RECIPES[f'{_name}-modern_8xb8-50e_coco'] = Recipe(_arch, True, 50, 40)
+# Small models: file -> classes and batch.
+SMALL = {
+    'sparseformer-nano-modern_1xb16_digits': (10, 16),
+    'sparseformer-nano_1xb16_digits': (10, 16),
+    'sparseformer-nano-modern_1xb8_bccd': (3, 8),
+    'retinanet-r18_1xb8_bccd': (3, 8),
+}
 PAPER = 'sparseformer-small-400tok_8xb8-300e_coco'
 MODERN = 'sparseformer-small-400tok-modern_8xb8-50e_coco'
 
@@ -67,11 +76,11 @@ def quiet():
 
 
 def test_no_config_is_forgotten():
-    files = {path.stem for path in CONFIGS.glob('*_coco.py')}
-    assert files == RECIPES.keys()
+    files = {path.stem for path in CONFIGS.glob('*.py')}
+    assert files == RECIPES.keys() | SMALL.keys()
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', [*RECIPES, *SMALL])
 def test_every_config_is_listed_in_the_readme(name):
     assert f'({name}.py)' in (CONFIGS / 'README.md').read_text('utf-8')
 
@@ -91,7 +100,7 @@ def test_schedule_is_detrs(name):
     assert cfg.auto_scale_lr.base_batch_size == 64
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', [*RECIPES, *SMALL])
 def test_runtime(name):
     cfg = load(name)
     assert cfg.default_scope == 'mmdet'
@@ -398,3 +407,28 @@ def test_a_missing_classifier_stops_training(tmp_path):
     runner = Runner.from_cfg(shrink(cfg, root, missing))
     with pytest.raises(FileNotFoundError, match='sparseformer-small_in1k.pth'):
         runner.train()
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_small_configs(name, quiet):
+    """Classes and batch agree across the files, and the model learns from a batch."""
+    classes, batch = SMALL[name]
+    cfg = load(name)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert len(loader.dataset.metainfo.classes) == classes
+    assert cfg.model.bbox_head.num_classes == classes
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
+    assert f'_1xb{batch}_' in name
+    warmup, decay = cfg.param_scheduler
+    assert warmup.end == decay.begin and decay.end == cfg.train_cfg.max_epochs
+    register_all_modules()
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    if 'sparseformer' in name:
+        assert cfg.model.bbox_head.num_queries == cfg.model.backbone.num_tokens
+    data = demo_mm_inputs(2, [[3, 96, 128], [3, 96, 128]], num_classes=classes)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(5):
+        losses.append(model.train_step(data, OptimWrapper(optimizer))['loss'].item())
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
