@@ -4,7 +4,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 
 from ..models import SparseFormer
-from ..models.padding import PaddingAware
+from ..models.padding import PaddingAware, check_backbone
 from .head import SparseFormerHead
 
 
@@ -26,20 +26,9 @@ class SparseFormerDetector(PaddingAware, SingleStageDetector):
 
     def __init__(self, backbone: dict, *args, **kwargs):
         super().__init__(backbone, *args, **kwargs)
-        backbone, head = self.backbone, self.bbox_head
-        if not isinstance(backbone, SparseFormer):
-            raise ValueError(
-                'SparseFormerDetector needs a sparseformer_mm.SparseFormer backbone, '
-                f'got {type(backbone).__name__}; other backbones go with the '
-                'detectors of mmdet'
-            )
-        if backbone.out_type != 'tokens':
-            raise ValueError(
-                f'the backbone has out_type={backbone.out_type!r}; a detector needs '
-                "out_type='tokens'"
-            )
-        if isinstance(head, SparseFormerHead):
-            self._check_fit(backbone, head)
+        check_backbone(self.backbone, type(self).__name__, 'mmdet')
+        if isinstance(self.bbox_head, SparseFormerHead):
+            self._check_fit(self.backbone, self.bbox_head)
 
     @staticmethod
     def _check_fit(backbone: SparseFormer, head: SparseFormerHead):
@@ -56,7 +45,7 @@ class SparseFormerDetector(PaddingAware, SingleStageDetector):
                 f'the backbone, {backbone.embed_dims}'
             )
         depth, indices = len(backbone.cortex), backbone.out_indices
-        if head.num_levels > len(indices) or indices != sorted(indices):
+        if head.num_levels != len(indices) or indices != sorted(indices):
             raise ValueError(
                 f'bbox_head has num_levels={head.num_levels}, the backbone '
                 f'out_indices={indices}: give as many rising ones as levels, for '

@@ -56,14 +56,15 @@ class SparseFormerHead(DETRHead):
         share_predictors: all levels use the same layers, or each its own.
         refine_boxes: a level refines the box of the level before (whose gradient is
             cut) instead of the token's RoI.
-        loss_cls: softmax ``CrossEntropyLoss`` with ``bg_cls_weight``, or a sigmoid loss
-            such as ``FocalLoss``.
+        loss_cls: softmax ``CrossEntropyLoss`` with ``bg_cls_weight``, the weight of
+            the no-object class (``class_weight`` if not given), or a sigmoid loss such
+            as ``FocalLoss``.
         loss_bbox, loss_iou, sync_cls_avg_factor, train_cfg, init_cfg: see
             :class:`DETRHead`.
         test_cfg: ``dict(max_per_img=100)``, the most detections of an image.
 
     Raises:
-        ValueError: for a wrong number of queries or levels.
+        ValueError: for a wrong number of queries or levels, or weights of classes.
     """
 
     def __init__(
@@ -88,19 +89,30 @@ class SparseFormerHead(DETRHead):
         loss_cls = dict(
             loss_cls or dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1)
         )
-        # DETRHead weighs the no-object class for itself only, not for heads made
-        # from it.
-        background = loss_cls.pop('bg_cls_weight', None)
-        if background is not None:
-            weight = float(loss_cls.get('class_weight') or 1)
-            loss_cls['class_weight'] = [weight] * num_classes + [float(background)]
+        background = self._weigh_background(loss_cls, num_classes)
         super().__init__(num_classes, embed_dims, loss_cls=loss_cls, **kwargs)
-        if background is not None:
-            self.bg_cls_weight = float(background)
+        self.bg_cls_weight = background
         # A token has one answer with softmax, one per class with sigmoid.
         most = num_queries * (num_classes if self.loss_cls.use_sigmoid else 1)
         self.test_cfg = dict(test_cfg or {})
         self.test_cfg['max_per_img'] = min(self.test_cfg.get('max_per_img', 100), most)
+
+    @staticmethod
+    def _weigh_background(loss_cls: dict, num_classes: int) -> float:
+        """Give a softmax loss the weights of all its classes, as DETRHead does for
+        itself but not for heads made from it; return that of the no-object class."""
+        weight = loss_cls.get('class_weight')
+        background = loss_cls.pop('bg_cls_weight', weight)
+        if background is None:
+            return 0
+        weight = 1.0 if weight is None else weight
+        if not all(isinstance(w, (int, float)) for w in (weight, background)):
+            raise ValueError(
+                f'class_weight={weight} and bg_cls_weight={background} of loss_cls '
+                'must be numbers: the weights of every class and of no object'
+            )
+        loss_cls['class_weight'] = [float(weight)] * num_classes + [float(background)]
+        return float(background)
 
     def _init_layers(self):
         count = 1 if self.share_predictors else self.num_levels
@@ -168,7 +180,13 @@ class SparseFormerHead(DETRHead):
                 f"{num_tokens} tokens of the backbone: raise the backbone's num_tokens "
                 'or lower num_queries'
             )
-        return list(outputs.block_tokens[-self.num_levels :])
+        levels = outputs.block_tokens[-self.num_levels :]
+        if self.training and len(levels) < self.num_levels:
+            raise ValueError(
+                f'num_levels={self.num_levels} of the head needs the tokens of as many '
+                f"blocks, got {len(levels)}: name them in the backbone's out_indices"
+            )
+        return list(levels)
 
     def predict(
         self,

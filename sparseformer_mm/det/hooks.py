@@ -23,8 +23,9 @@ class CheckDatasetHook(Hook):
     """Stop before training on annotations that cannot be meant.
 
     mmdet's :class:`CocoDataset` takes a class that the annotation file does not have
-    in silence, gives the classes after it the label of the one before, and trains on
-    no box at all if none of the names agree.
+    in silence, gives the classes after it the label of the one before, numbers classes
+    in the order of the file whatever order was asked for, and trains on no box at all
+    if none of the names agree.
 
     Example:
         >>> custom_hooks = [dict(type='sparseformer_mm.det.CheckDatasetHook')]
@@ -42,16 +43,26 @@ class CheckDatasetHook(Hook):
 
     @staticmethod
     def _check(dataset: CocoDataset):
-        classes = dataset.metainfo['classes']
-        if len(dataset.cat_ids) != len(classes):
+        classes = list(dataset.metainfo['classes'])
+        # COCO's own file is large, and its classes need no second look.
+        complete = len(dataset.cat_ids) == len(classes)
+        if not complete or classes != list(CocoDataset.METAINFO['classes']):
             content = mmengine.load(dataset.ann_file)
             known = [category['name'] for category in content.get('categories', [])]
-            raise ValueError(
-                f'{dataset.ann_file} has no category '
-                f'{sorted(set(classes) - set(known))}; its categories are {known}. Set '
-                'metainfo=dict(classes=(...)) of the data set to names from there, '
-                'and num_classes of the head to their number'
-            )
+            if not complete:
+                raise ValueError(
+                    f'{dataset.ann_file} has no category '
+                    f'{sorted(set(classes) - set(known))}; its categories are {known}. '
+                    'Set metainfo=dict(classes=(...)) of the data set to names from '
+                    'there, and num_classes of the head to their number'
+                )
+            order = [name for name in known if name in classes]
+            if order != classes:
+                raise ValueError(
+                    f'mmdet numbers classes in the order of {dataset.ann_file}, which '
+                    f'is {order}, not {classes}: set metainfo=dict(classes=(...)) of '
+                    'all data sets in that order'
+                )
         if not any(
             info['instances']
             for info in map(dataset.get_data_info, range(len(dataset)))

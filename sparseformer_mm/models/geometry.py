@@ -16,7 +16,7 @@ ROI_INITS = ('half', 'cell', 'whole', 'random')
 
 # Bounds that no sensible RoI reaches; they keep exploding or collapsing RoIs finite,
 # forward and backward, without touching any value of a healthy model.
-_MIN_SIZE, _MAX_SIZE, _MAX_CENTRE = 1e-6, 1e4, 1e4
+MIN_SIZE, _MAX_SIZE, _MAX_CENTRE = 1e-6, 1e4, 1e4
 _MAX_MOVE, _MAX_LOG_SCALE = 1e3, 16.0
 
 # Added to the standard deviation of the offsets (authors' training code).
@@ -161,7 +161,7 @@ def adjust_rois(rois: Tensor, deltas: Tensor) -> Tensor:
     move = move.clamp(-_MAX_MOVE, _MAX_MOVE)
     centre = (centre + move * size).clamp(-_MAX_CENTRE, _MAX_CENTRE)
     size = size * log_scale.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp()
-    return torch.cat([centre, size.clamp(_MIN_SIZE, _MAX_SIZE)], -1)
+    return torch.cat([centre, size.clamp(MIN_SIZE, _MAX_SIZE)], -1)
 
 
 def init_offsets(num_points: int, spatial_dims: int = 2) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, build_part
 from .blocks import Block
 from .checkpoint import load_into_backbone
-from .geometry import ROI_INITS, at_least_float32, grid_shape
+from .geometry import ROI_INITS, at_least_float32
 from .ops import Linear, autocast_dtype, is_tracing
 from .sampling import SparseSampling
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
@@ -326,7 +326,11 @@ class SparseFormer(BaseModule):
             at_least_float32(self.stem(image[..., :height, :width]))
             for image, (height, width) in zip(inputs.split(1), shapes)
         ]
-        extents = torch.stack([grid_shape(m.shape[1:-1], m) for m in maps])
+        extents = torch.tensor(
+            [m.shape[1:-1][::-1] for m in maps],
+            dtype=maps[0].dtype,
+            device=inputs.device,
+        )
         height, width = (-(-side // self.stem.stride) for side in canvas)
         feature = torch.cat(
             [F.pad(m, (0, 0, 0, width - m.shape[-2], 0, height - m.shape[-3]))

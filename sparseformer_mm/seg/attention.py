@@ -14,10 +14,8 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..models.geometry import at_least_float32, grid_shape
+from ..models.geometry import MIN_SIZE, at_least_float32, grid_shape
 from ..models.ops import Linear, is_tracing, no_autocast
-
-_MIN_SIZE = 1e-6  # of a RoI, as in RoI adjusting
 
 # Attention scores held at once: what fits a core's cache, or keeps a GPU busy.
 _BLOCK_SCORES = dict(cpu=2**18)
@@ -43,7 +41,7 @@ def location_bias(
     """
     with no_autocast(rois):
         centre, size = at_least_float32(rois).chunk(2, -1)
-        size = size.abs().clamp(min=_MIN_SIZE)
+        size = size.abs().clamp(min=MIN_SIZE)
         if extents is None:
             extents = grid_shape((height, width), centre)[None]
         parts = []

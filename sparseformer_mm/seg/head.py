@@ -130,7 +130,8 @@ class LocationAwareHead(BaseDecodeHead):
 
         Raises:
             ValueError: if a label is neither a class nor ``ignore_index``. On a GPU
-                only the first batches are looked at.
+                only the first batches are looked at; later ones end in torch's
+                device-side assert.
         """
         self._check_labels([sample.gt_sem_seg.data for sample in batch_data_samples])
         return super().loss_by_feat(seg_logits, batch_data_samples)
@@ -193,7 +194,7 @@ def _inside(extents: Tensor, x: Tensor) -> Tensor:
 def _repeat_edges(x: Tensor, extents: Tensor) -> Tensor:
     """Fill the padding of maps x (B, C, H, W) with what is at the images' edges.
 
-    Interpolating to another size then gives an image what it would get alone.
+    Interpolating to another size then mixes nothing of the padding into an image.
     """
     height, width = x.shape[2:]
     filled = []

@@ -3,8 +3,7 @@
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
-from ..models import SparseFormer
-from ..models.padding import PaddingAware
+from ..models.padding import PaddingAware, check_backbone
 from .head import LocationAwareHead
 
 
@@ -13,8 +12,11 @@ class SparseFormerSegmentor(PaddingAware, EncoderDecoder):
     """SparseFormer with a decode head on its tokens (paper, appendix A.2).
 
     mmseg's encoder-decoder, in which RoIs are relative to each image instead of the
-    padded batch: an image has the same logits alone and beside others. The windows
-    of sliding inference count as images.
+    padded batch: in evaluation, an image has the same logits on the stem's map alone
+    and beside others, and the same at full size if its sides and the batch's are
+    multiples of 4 (else mmseg resizes the maps by slightly different factors). In
+    training, batch norms see the padding, as mmseg's do. The windows of sliding
+    inference count as images.
 
     Args:
         backbone: a SparseFormer with ``out_type='tokens'``.
@@ -30,17 +32,7 @@ class SparseFormerSegmentor(PaddingAware, EncoderDecoder):
     def __init__(self, backbone: dict, decode_head: dict, *args, **kwargs):
         super().__init__(backbone, decode_head, *args, **kwargs)
         backbone, head = self.backbone, self.decode_head
-        if not isinstance(backbone, SparseFormer):
-            raise ValueError(
-                'SparseFormerSegmentor needs a sparseformer_mm.SparseFormer backbone, '
-                f'got {type(backbone).__name__}; other backbones go with the '
-                'segmentors of mmseg'
-            )
-        if backbone.out_type != 'tokens':
-            raise ValueError(
-                f'the backbone has out_type={backbone.out_type!r}; a segmentor needs '
-                "out_type='tokens'"
-            )
+        check_backbone(backbone, type(self).__name__, 'mmseg')
         if isinstance(head, LocationAwareHead):
             for name, here, there in (
                 ('in_channels', head.in_channels, backbone.embed_dims),

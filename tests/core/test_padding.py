@@ -87,7 +87,7 @@ def test_gradients_are_those_of_the_images_alone(limit):
 
 
 def test_the_limit_of_coordinate_gradients_is_that_of_the_image():
-    """The limit binds here: without it, or with the canvas's, gradients differ."""
+    """The limit binds here: without it, gradients differ."""
     images = make_images()
     grads = []
     for limit in (True, False):
@@ -155,10 +155,14 @@ class _Sample:
 class _Host(torch.nn.Module):
     with_neck = False
 
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        if mode == 'windows':
-            return self.extract_feat(inputs[..., :16])
-        if mode == 'error':
+    def loss(self, inputs, data_samples):
+        return self.extract_feat(inputs)
+
+    def predict(self, inputs, data_samples=None, rescale=True):
+        return self.extract_feat(inputs if rescale else inputs[..., :16])
+
+    def _forward(self, inputs, data_samples=None):
+        if data_samples == 'error':
             raise RuntimeError
         return self.extract_feat(inputs)
 
@@ -172,11 +176,12 @@ class _Model(PaddingAware, _Host):
 def test_mixin_tells_the_backbone():
     model, inputs = _Model(), torch.zeros(2, 3, 32, 32)
     samples = [_Sample(img_shape=(20, 32)), _Sample(img_shape=(32, 24, 3))]
-    assert model(inputs, samples) == [(20, 32), (32, 24)]
-    assert model(inputs, samples, 'windows') is None
-    assert model(inputs) is None
-    assert model(inputs, [_Sample(), _Sample(img_shape=(1, 1))]) is None
-    with pytest.raises(RuntimeError):
-        model(inputs, samples, 'error')
+    for method in (model.loss, model.predict, model._forward):
+        assert method(inputs, samples) == [(20, 32), (32, 24)]
+        assert method(inputs, [_Sample(), _Sample(img_shape=(1, 1))]) is None
+    assert model.predict(inputs, samples, rescale=False) is None
+    assert model.predict(inputs) is None
+    with pytest.raises(AttributeError):
+        model._forward(inputs, 'error')
     assert model.extract_feat(inputs) is None  # nothing is left behind
     assert valid_shapes_of(None) is None

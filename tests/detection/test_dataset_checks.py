@@ -87,3 +87,11 @@ def test_empty_image_list(tmp_path):
 def test_other_value_errors_pass_through():
     with pytest.raises(ValueError, match='something else'), explain_errors():
         raise ValueError('something else')
+
+
+def test_order_of_classes(tmp_path):
+    """mmdet would call cats dogs and dogs cats."""
+    dataset = make_dataset(tmp_path, ('dog', 'cat'))
+    assert dataset.get_data_info(0)['instances'][0]['bbox_label'] == 0  # a cat
+    with pytest.raises(ValueError, match=r"\['cat', 'dog'\], not \['dog', 'cat'\]"):
+        CheckDatasetHook().before_train(Runner(dataset))

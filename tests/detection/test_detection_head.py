@@ -180,13 +180,11 @@ def test_predictions_are_pixels_of_the_original_image(head):
     model = build(**copy.deepcopy(head)).eval()
     inputs, samples = make_batch()
     samples[0].set_metainfo(dict(scale_factor=(0.5, 2.0)))
-    scores, boxes = model(inputs, samples, mode='tensor')
+    outputs = model.backbone(inputs, valid_shapes=SHAPES)
+    plain_scores, plain_boxes = model.bbox_head(outputs)
+    scaled = model.bbox_head.predict(outputs, samples, rescale=False)
     results = model.predict(inputs, samples)
-    scaled = model.bbox_head.predict(model.backbone(inputs), samples, rescale=False)
     assert [len(r.pred_instances) for r in results] == [24 if head else 6] * 3
-    # The plain forward pass above knew the images' sizes; those below count the
-    # canvas as image.
-    plain_scores, plain_boxes = model.bbox_head(model.backbone(inputs))
     found, network = results[0].pred_instances, scaled[0]
     if head:
         probs = plain_scores[-1, 0].sigmoid().flatten()
@@ -204,7 +202,8 @@ def test_predictions_are_pixels_of_the_original_image(head):
     torch.testing.assert_close(
         found.bboxes, network.bboxes / found.bboxes.new_tensor([0.5, 2, 0.5, 2])
     )
-    assert scores.shape == plain_scores.shape and boxes.shape == plain_boxes.shape
+    scores, boxes = model(inputs, samples, mode='tensor')
+    assert torch.equal(scores, plain_scores) and torch.equal(boxes, plain_boxes)
 
 
 def test_boxes_stay_inside_the_image():
@@ -295,6 +294,12 @@ def test_loss_is_that_of_detr():
     assert losses.keys() == expected.keys() == {'loss_cls', 'loss_bbox', 'loss_iou'}
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
+    # Without a weight of its own, no object weighs as much as any class.
+    plain = make_config()
+    plain.bbox_head.loss_cls = dict(type='CrossEntropyLoss', class_weight=2.0)
+    plain = MODELS.build(plain)
+    assert plain.bbox_head.loss_cls.class_weight == [2.0] * 5
+    assert plain.bbox_head.bg_cls_weight == 2.0
     # The no-object weight counts: most of the 18 tokens have no object.
     model.bbox_head.loss_cls.class_weight[-1] = 1.0
     other = model(inputs, samples, mode='loss')
@@ -453,8 +458,22 @@ def broken(**changes):
         ),
         (broken(bbox_head=dict(embed_dims=32)), 'embed_dims=32 .* 24'),
         (broken(backbone=dict(out_type='pooled')), "needs out_type='tokens'"),
-        (broken(bbox_head=dict(num_levels=2)), r'num_levels=2.*out_indices=\[1, 2\]'),
+        (broken(bbox_head=dict(num_levels=2)), r'num_levels=2.*out_indices=\[2\]'),
         (broken(backbone=dict(out_indices=(0,))), 'must end with its last block, 2'),
+        (
+            broken(backbone=dict(out_indices=(1, 2))),
+            r'num_levels=1.*out_indices=\[1, 2\]',
+        ),
+        (
+            broken(
+                bbox_head=dict(
+                    loss_cls=dict(
+                        type='CrossEntropyLoss', class_weight=[1.0], bg_cls_weight=0.1
+                    )
+                )
+            ),
+            'must be numbers',
+        ),
         (broken(bbox_head=dict(num_queries=0)), 'num_queries=0 must be at least 1'),
     ],
 )
@@ -480,5 +499,8 @@ def test_head_alone_says_what_it_needs():
     outputs = backbone(make_batch()[0])
     with pytest.raises(ValueError, match='exceeds the 5 tokens'):
         head(outputs._replace(tokens=outputs.tokens[:, :5]))
+    many = MODELS.build(dict(make_config().bbox_head, num_levels=2))
+    with pytest.raises(ValueError, match='got 1: name them in .* out_indices'):
+        many(outputs)
     with pytest.raises(ValueError, match='cortex_dims, 20'):
         head(outputs._replace(tokens=outputs.tokens[..., :20]))

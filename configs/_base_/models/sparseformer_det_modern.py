@@ -10,6 +10,8 @@ model = dict(
         # As many as there are out_indices.
         num_levels=8,
         refine_boxes=True,
+        # Positives are counted over all GPUs.
+        sync_cls_avg_factor=True,
         loss_cls=dict(
             _delete_=True,
             type='FocalLoss',

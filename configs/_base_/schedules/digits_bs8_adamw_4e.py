@@ -4,19 +4,12 @@ _base_ = './adamw.py'
 optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.05))
 
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=1e-2,
-        by_epoch=True,
-        begin=0,
-        end=1,
-        convert_to_iter_based=True,
-    ),
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
     dict(
         type='CosineAnnealingLR',
         eta_min=1e-5,
         by_epoch=True,
-        begin=1,
+        begin=0,
         end=4,
         convert_to_iter_based=True,
     ),
