@@ -1,36 +1,79 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained SparseFormer with one command:
 #
-#   bash tools/quickstart.sh [--stack onedl|openmmlab] [--python PATH]
+#   bash tools/quickstart.sh [--task classification|detection|segmentation]
+#                            [--stack onedl|openmmlab] [--python PATH]
 #
 # Makes the environment, makes a data set of real handwritten digits (nothing
-# is downloaded for it), trains a small classifier, tests it and draws where
-# its tokens look. A second run reuses all that is there; after Ctrl-C the
-# same command goes on from the last finished epoch.
+# is downloaded for it), trains a small model, tests it and draws where its
+# tokens look. The task is classification if not given; the other two need the
+# environment of all libraries (tools/setup_env.sh --level full), and the segmentor
+# starts from the detector, which is trained first if it is not there. A second run
+# reuses all that is there; after Ctrl-C the same command goes on from the last
+# finished epoch.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-config=configs/classification/sparseformer-nano_1xb32_digits.py
-data=data/digits
-work=work_dirs/quickstart
-
 case " $* " in *' -h '*|*' --help '*)
     sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' tools/quickstart.sh
     exit ;;
+esac
+task=classification setup=() named=${SPARSEFORMER_PYTHON:-}
+while [ $# -gt 0 ]; do
+    case $1 in
+        --task)
+            [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
+            task=$2
+            shift 2 ;;
+        *)
+            [ "$1" != --python ] || named=yes
+            setup+=("$1")
+            shift ;;
+    esac
+done
+case $task in
+    classification)
+        config=configs/classification/sparseformer-nano_1xb32_digits.py
+        data=data/digits digits=cls level=quickstart work=work_dirs/quickstart
+        metric='accuracy/top1: [0-9.]+' means='% top-1' ;;
+    detection)
+        config=configs/detection/sparseformer-nano-modern_1xb16_digits.py
+        data=data/digits_det digits=det level=full work=work_dirs/quickstart_det
+        metric='coco/bbox_mAP: [0-9.]+' means='mAP (0 to 1)' ;;
+    segmentation)
+        config=configs/segmentation/sparseformer-nano_1xb8_digits.py
+        data=data/digits_seg digits=seg level=full work=work_dirs/quickstart_seg
+        metric='mIoU: [0-9.]+' means='mIoU (0 to 100)' ;;
+    *)
+        echo "--task is classification, detection or segmentation, not '$task'" >&2
+        exit 2 ;;
 esac
 step() { printf '\n=== %s (%d s since the start)\n' "$*" "$SECONDS"; }
 trap 'printf "\nInterrupted; the same command continues.\n"; exit 130' INT TERM
 SECONDS=0
 
 step 'environment'
-python=$(bash tools/setup_env.sh "$@" --level quickstart)
-# classification needs none of the compiled operators that mmcv misses here
+python=$(bash tools/setup_env.sh ${setup[@]+"${setup[@]}"} --level "$level")
+if [ -n "$named" ] && [ "$task" != classification ]; then
+    # a named interpreter was checked for classification only
+    report=$("$python" tools/check_env.py --need "$task") || {
+        echo "$report" >&2
+        echo "ERROR: cure what is marked above, or name no interpreter" >&2
+        exit 1
+    }
+fi
+# the quick level's mmcv has no compiled operators; classification needs none
 export PYTHONWARNINGS="ignore:Fail to import${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 environment_s=$SECONDS
 
+if [ "$task" = segmentation ] && [ ! -f work_dirs/quickstart_det/epoch_6.pth ]; then
+    step 'the detector that the segmentor starts from'
+    bash tools/quickstart.sh --task detection ${setup[@]+"${setup[@]}"}
+fi
+
 step "data: $data"
-"$python" tools/dataset_converters/make_digits.py "$data" --task cls
+"$python" tools/dataset_converters/make_digits.py "$data" --task "$digits"
 
 mkdir -p "$work"
 training_start=$SECONDS
@@ -42,8 +85,8 @@ else
         {
             while IFS= read -r line; do
                 printf '%s\n' "$line"
-                if [[ $line == *'Epoch(train)'* ]]; then
-                    step 'the first 20 training iterations are through'
+                if [[ $line == *'(train)'*'loss: '* ]]; then
+                    step 'the first training iterations are through'
                     break
                 fi
             done
@@ -57,18 +100,35 @@ checkpoint=$work/$(basename "$(cat "$work/last_checkpoint")")
 step 'test'
 "$python" tools/test.py "$config" "$checkpoint" --work-dir "$work" 2>&1 |
     tee "$work/test.txt"
-accuracy=$(grep -oE 'accuracy/top1: [0-9.]+' "$work/test.txt" | tail -n 1)
+result=$(grep -oE "$metric" "$work/test.txt" | tail -n 1) || {
+    echo "ERROR: the test printed no '${metric%%: *}'; see $work/test.txt" >&2
+    exit 1
+}
+result=${result##* }
+[ "$task" != classification ] || result=$(LC_ALL=C printf %.1f "$result")
 
 step 'pictures'
-"$python" tools/analysis_tools/focus_gain.py "$config" "$checkpoint" \
-    --out "$work/pictures"
+case $task in
+    classification)
+        "$python" tools/analysis_tools/focus_gain.py "$config" "$checkpoint" \
+            --out "$work/pictures"
+        picture=$work/pictures/focus_gain.png ;;
+    detection)
+        "$python" tools/visualization/vis_focus.py "$config" "$checkpoint" \
+            "$data/val" --out "$work/pictures"
+        picture=$work/pictures ;;
+    segmentation)
+        "$python" tools/visualization/vis_focus.py "$config" "$checkpoint" \
+            "$data/img_dir/val" --out "$work/pictures"
+        picture=$work/pictures ;;
+esac
 
 cat <<END
 
-top-1 accuracy  $(printf %.1f "${accuracy##* }") % on 2,000 pictures of digits kept out of training
+result          $result $means, on pictures of digits kept out of training
 time            $SECONDS s: environment $environment_s s, training $training_s s
 checkpoint      $checkpoint
-log             $(grep -l 'Epoch(train)' "$work"/*/*.log | tail -n 1)
-picture         $work/pictures/focus_gain.png
+log             $(grep -l '(train)' "$work"/*/*.log | tail -n 1)
+picture         $picture
 interpreter     $python  (source .venv/bin/activate makes it your python)
 END

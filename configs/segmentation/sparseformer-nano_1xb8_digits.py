@@ -1,35 +1,23 @@
 # A SparseFormer segmentor small enough to learn scattered digits on a CPU in
-# minutes, from scratch.
+# minutes, from the small detector of ../detection: as from ImageNet, but embedded.
 _base_ = [
-    '../_base_/models/sparseformer_seg.py',
+    '../_base_/models/sparseformer_nano_seg.py',
     '../_base_/datasets/digits_seg_bs8.py',
-    '../_base_/schedules/digits_bs8_adamw_4e.py',
+    '../_base_/schedules/digits_bs8_adamw_3e.py',
     '../_base_/segmentation_runtime.py',
 ]
 
+# Pretrain: sparseformer-nano-modern_1xb16_digits.py, for instance that which
+# `bash tools/quickstart.sh --task detection` leaves. For another file:
+#   --cfg-options model.backbone.init_cfg.checkpoint=PATH
+pretrained = 'work_dirs/quickstart_det/epoch_6.pth'
+
 model = dict(
-    data_preprocessor=dict(
-        mean=[127.5, 127.5, 127.5], std=[64.0, 64.0, 64.0], size=(256, 256)
-    ),
+    data_preprocessor=dict(size=(256, 256)),
     backbone=dict(
-        arch=dict(
-            _delete_=True,
-            num_points=16,
-            focusing_dims=96,
-            focusing_repeats=4,
-            cortex_dims=192,
-            cortex_depth=4,
-            num_heads=8,
-            feat_channels=48,
-        ),
-        num_tokens=36,
-        # One RoI per cell of a grid: a start that small data learns fast from.
-        roi_init='cell',
-        drop_path_rate=0.0,
+        num_tokens=36, init_cfg=dict(type='Pretrained', checkpoint=pretrained)
     ),
     decode_head=dict(
-        in_channels=192,
-        feat_channels=48,
         embed_dims=96,
         channels=48,
         num_heads=4,
@@ -37,6 +25,8 @@ model = dict(
         residual=True,
         num_classes=11,
         dropout_ratio=0.0,
+        # 93 % of the pixels are background.
+        loss_decode=dict(class_weight=[0.2] + [1.0] * 10),
     ),
 )
 

@@ -13,7 +13,7 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         bgr_to_rgb=True,
-        size=(256, 320),
+        size=(192, 256),
         pad_val=0,
         seg_pad_val=255,
     ),

@@ -119,9 +119,10 @@ class Linear(nn.Linear):
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention over (B, heads, N, head width) tensors.
 
-    torch's fused kernel, except for a CPU training step: its backward pass is made
-    for wide heads and takes three times as long as the explicit form at the widths
-    4 and 8 of this model. (``softmax`` itself is slow on rows as short as these.)
+    torch's fused kernel, except for a CPU training step on up to 81 tokens: its
+    backward pass is made for wide heads and long rows, and takes up to three times as
+    long as the explicit form at the widths 4 and 8 of this model. (``softmax`` itself
+    is slow on rows as short as these.)
 
     Args:
         query, key, value: (B, heads, N, head width).
@@ -135,6 +136,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         and query.device.type == 'cpu'
         and query.requires_grad
         and query.dtype == torch.float32
+        and key.shape[-2] <= 81
     )
     if not explicit:
         return F.scaled_dot_product_attention(query, key, value)

@@ -4,6 +4,9 @@ import math
 from typing import TYPE_CHECKING, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+import torch
+
+from ..models.geometry import rois_to_corners
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +63,7 @@ _ROW_TITLE = 20
 
 def corners_of(rois: np.ndarray) -> np.ndarray:
     """Turn centre and size (..., 4) into x1, y1, x2, y2."""
-    center, half = rois[..., :2], rois[..., 2:] / 2
-    return np.concatenate([center - half, center + half], axis=-1)
+    return rois_to_corners(torch.from_numpy(rois)).numpy()
 
 
 def fit_image(image: np.ndarray, least: int = 256, most: int = 448) -> np.ndarray:

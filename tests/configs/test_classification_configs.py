@@ -15,14 +15,10 @@ pytest.importorskip(
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from PIL import Image  # noqa: E402
+from pretrained_standin import CORTEX_DIMS, PARAMS, TOKENS  # noqa: E402
 
 pytestmark = pytest.mark.mmpretrain
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'classification'
-
-# Exact sizes of the authors' models with 1000 classes.
-PARAMS = {'tiny': 31_522_212, 'small': 47_575_056, 'base': 81_076_996}
-WIDTHS = {'tiny': 512, 'small': 640, 'base': 768}
-TOKENS = {'tiny': 49, 'small': 64, 'base': 81}
 
 
 class Recipe(NamedTuple):
@@ -139,7 +135,7 @@ def test_recipe_is_the_papers(name):
     assert backbone.arch == recipe.arch
     assert backbone.drop_path_rate == recipe.drop_path
     assert backbone.get('num_tokens') == recipe.tokens
-    assert head.in_channels == WIDTHS[recipe.arch]
+    assert head.in_channels == CORTEX_DIMS[recipe.arch]
     assert head.num_classes == recipe.classes
     assert 'neck' not in cfg.model
 
@@ -178,7 +174,7 @@ def test_full_size_model_has_the_papers_parameters(name):
     # Shapes are enough: no time and memory for the weights.
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device('meta'):
         model = MODELS.build(cfg.model)
-    width = WIDTHS[recipe.arch]
+    width = CORTEX_DIMS[recipe.arch]
     expected = PARAMS[recipe.arch] + (recipe.classes - 1000) * (width + 1)
     if recipe.tokens:
         # An embedding (focusing width 384) and a box for each token more.

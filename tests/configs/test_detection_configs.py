@@ -1,7 +1,6 @@
 """Every detection config: numbers, size, and one iteration on stand-in data of
 the layout it asks for."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Dict, NamedTuple
@@ -16,13 +15,19 @@ from mmdet.apis import DetInferencer  # noqa: E402
 from mmdet.testing import demo_mm_inputs  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.optim import OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+from pretrained_standin import (  # noqa: E402
+    CORTEX_DIMS,
+    DROP_PATH,
+    FOCUSING_DIMS,
+    PARAMS,
+    TOKENS,
+    listen,
+    save_classifier,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-
-from sparseformer_mm import SparseFormer  # noqa: E402
 
 sys.path.append(str(Path(__file__).parents[1] / 'detection'))
 from coco_standin import make_coco  # noqa: E402
@@ -30,12 +35,7 @@ from coco_standin import make_coco  # noqa: E402
 pytestmark = pytest.mark.mmdet
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'detection'
 
-# Of the authors' classifiers with 1000 classes.
-PARAMS = {'tiny': 31_522_212, 'small': 47_575_056, 'base': 81_076_996}
-TOKENS = {'tiny': 49, 'small': 64, 'base': 81}
-FOCUSING = {'tiny': 256, 'small': 320, 'base': 384}
-CORTEX = {'tiny': (512, 8), 'small': (640, 8), 'base': (768, 10)}
-DROP_PATH = {'tiny': 0.2, 'small': 0.3, 'base': 0.4}
+CORTEX_DEPTH = {'tiny': 8, 'small': 8, 'base': 10}
 
 
 class Recipe(NamedTuple):
@@ -65,14 +65,6 @@ MODERN = 'sparseformer-small-400tok-modern_8xb8-50e_coco'
 
 def load(name: str) -> Config:
     return Config.fromfile(CONFIGS / f'{name}.py')
-
-
-@pytest.fixture
-def quiet():
-    """Without the line mmengine logs for every setting of every parameter."""
-    logging.disable(logging.INFO)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def test_no_config_is_forgotten():
@@ -135,7 +127,7 @@ def test_augmentation_is_detrs(name):
 @pytest.mark.parametrize('name', RECIPES)
 def test_model_settings(name):
     recipe, cfg = RECIPES[name], load(name)
-    width, depth = CORTEX[recipe.arch]
+    width, depth = CORTEX_DIMS[recipe.arch], CORTEX_DEPTH[recipe.arch]
     backbone, head = cfg.model.backbone, cfg.model.bbox_head
     assert backbone.arch == recipe.arch
     assert (backbone.num_tokens, backbone.roi_init) == (400, 'random')
@@ -174,7 +166,7 @@ def test_model_settings(name):
 def test_full_size_model(name, quiet):
     """Parameters, outputs and each parameter's share of lr and decay."""
     recipe, cfg = RECIPES[name], load(name)
-    width, depth = CORTEX[recipe.arch]
+    width, depth = CORTEX_DIMS[recipe.arch], CORTEX_DEPTH[recipe.arch]
     levels = depth if recipe.modern else 1
     classes = 80 if recipe.modern else 81
     # Names and shapes are enough: no time and memory for the numbers.
@@ -187,7 +179,7 @@ def test_full_size_model(name, quiet):
 
     expected = PARAMS[recipe.arch] - 1000 * (width + 1)  # no classifier
     # An embedding and a box for each token more, then the head.
-    expected += (400 - TOKENS[recipe.arch]) * (FOCUSING[recipe.arch] + 4)
+    expected += (400 - TOKENS[recipe.arch]) * (FOCUSING_DIMS[recipe.arch] + 4)
     expected += (width + 1) * classes + (width + 1) * width + (width + 1) * 4
     names = dict(model.named_parameters())
     assert sum(value.numel() for value in names.values()) == expected
@@ -233,32 +225,6 @@ def shrink(cfg: Config, root: Path, checkpoint: Path) -> Config:
     cfg.work_dir = str(root.parent / 'work_dir')
     cfg.experiment_name = f'{cfg.filename}-{root}'.replace('/', '-')
     return cfg
-
-
-def save_classifier(cfg: Config, path: Path) -> dict:
-    """A classifier's checkpoint, with as many tokens as the size has."""
-    torch.manual_seed(1)
-    arch = cfg.model.backbone.arch
-    backbone = SparseFormer(
-        arch, focusing_repeats=1, focusing_dims=64, cortex_dims=64
-    ).state_dict()
-    state = {f'backbone.{key}': value + 0.01 for key, value in backbone.items()}
-    state['head.fc.weight'] = torch.zeros(1000, 64)
-    state['head.fc.bias'] = torch.zeros(1000)
-    torch.save(dict(state_dict=state, meta={}), path)
-    return state
-
-
-def listen() -> list:
-    """Lines logged from now on; call it when the runner is built."""
-    lines = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            lines.append(record.getMessage())
-
-    MMLogger.get_current_instance().addHandler(Handler())
-    return lines
 
 
 @pytest.mark.parametrize('name', [PAPER, MODERN])

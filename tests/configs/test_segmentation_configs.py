@@ -1,7 +1,6 @@
 """Every segmentation config: numbers, size, and one iteration on stand-in data of
 the layout it asks for."""
 
-import logging
 import re
 import sys
 from pathlib import Path
@@ -14,8 +13,7 @@ import torch
 pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
 
 from mmengine.config import Config  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.optim import OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from mmseg.apis import (  # noqa: E402
@@ -25,28 +23,30 @@ from mmseg.apis import (  # noqa: E402
     show_result_pyplot,
 )
 from PIL import Image  # noqa: E402
+from pretrained_standin import (  # noqa: E402
+    CORTEX_DIMS,
+    DROP_PATH,
+    FOCUSING_DIMS,
+    PARAMS,
+    TOKENS,
+    listen,
+    save_classifier,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-
-from sparseformer_mm import SparseFormer  # noqa: E402
 
 sys.path.append(str(Path(__file__).parents[1] / 'segmentation'))
 from seg_data_standin import (  # noqa: E402
     ADE_SCENES,
     CITY_SCENES,
+    draw_image,
     draw_mask,
     make_ade,
     make_cityscapes,
 )
+from segmentor_standin import sample  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'segmentation'
-
-# Of the authors' classifiers with 1000 classes.
-PARAMS = {'tiny': 31_522_212, 'small': 47_575_056, 'base': 81_076_996}
-TOKENS = {'tiny': 49, 'small': 64, 'base': 81}
-FOCUSING = {'tiny': 256, 'small': 320, 'base': 384}
-CORTEX = {'tiny': 512, 'small': 640, 'base': 768}
-DROP_PATH = {'tiny': 0.2, 'small': 0.3, 'base': 0.4}
 
 
 class Recipe(NamedTuple):
@@ -71,6 +71,14 @@ RECIPES: Dict[str, Recipe] = {
 }
 CITY = 'sparseformer-tiny-400tok_8xb1-160k_cityscapes-512x1024'
 RECIPES[CITY] = Recipe('tiny', 400, 19, 1, (512, 1024))
+# Small models: file -> classes and batch.
+SMALL = {
+    'sparseformer-nano_1xb8_digits': (11, 8),
+    'sparseformer-nano-49tok_1xb8_camvid': (11, 8),
+    'sparseformer-nano-256tok_1xb8_camvid': (11, 8),
+    'sparseformer-nano-400tok_1xb8_camvid': (11, 8),
+    'upernet-r18_1xb8_camvid': (11, 8),
+}
 ADE = 'sparseformer-tiny-256tok_8xb2-160k_ade20k-512x512'
 ADE_49 = 'sparseformer-tiny-49tok_8xb2-160k_ade20k-512x512'
 
@@ -79,24 +87,12 @@ def load(name: str) -> Config:
     return Config.fromfile(CONFIGS / f'{name}.py')
 
 
-@pytest.fixture
-def quiet():
-    """Without the line mmengine logs for every setting of every parameter."""
-    logging.disable(logging.INFO)
-    yield
-    logging.disable(logging.NOTSET)
-
-
 def test_no_config_is_forgotten():
-    files = {
-        path.stem
-        for data in ('ade20k', 'cityscapes')
-        for path in CONFIGS.glob(f'*_{data}-*.py')
-    }
-    assert files == RECIPES.keys()
+    files = {path.stem for path in CONFIGS.glob('*.py')}
+    assert files == RECIPES.keys() | SMALL.keys()
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', [*RECIPES, *SMALL])
 def test_every_config_is_listed_in_the_readme(name):
     assert f'({name}.py)' in (CONFIGS / 'README.md').read_text('utf-8')
 
@@ -142,7 +138,7 @@ def test_learning_rate_rises_and_falls():
     assert rates[2999] == pytest.approx(6e-5 * left, rel=1e-4)
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', [*RECIPES, *SMALL])
 def test_runtime(name):
     cfg = load(name)
     assert cfg.default_scope == 'mmseg'
@@ -151,7 +147,9 @@ def test_runtime(name):
     assert 'sparseformer_mm.LossScaleHook' in hooks
     assert 'sparseformer_mm.ConvertCheckpointHook' in hooks
     checkpoint = hooks['CheckpointHook']
-    assert (checkpoint.save_best, checkpoint.by_epoch) == ('mIoU', False)
+    assert checkpoint.save_best == 'mIoU'
+    assert checkpoint.by_epoch == cfg.log_processor.by_epoch
+    assert checkpoint.by_epoch == cfg.train_cfg.get('by_epoch', False)
     assert checkpoint.interval == cfg.train_cfg.val_interval
     assert cfg.visualizer.type == 'SegLocalVisualizer'
     # Batches per GPU are too small for batch norm.
@@ -195,7 +193,7 @@ def test_model_settings(name):
     )
     assert head.type == 'sparseformer_mm.seg.LocationAwareHead'
     assert (head.num_classes, head.channels) == (recipe.classes, 256)
-    assert head.in_channels == CORTEX[recipe.arch]
+    assert head.in_channels == CORTEX_DIMS[recipe.arch]
     assert 'auxiliary_head' not in cfg.model
     assert cfg.model.test_cfg == dict(mode='whole')
 
@@ -204,7 +202,7 @@ def test_model_settings(name):
 def test_full_size_model(name, quiet):
     """Parameters, outputs and each parameter's learning rate and decay."""
     recipe, cfg = RECIPES[name], load(name)
-    width, classes = CORTEX[recipe.arch], recipe.classes
+    width, classes = CORTEX_DIMS[recipe.arch], recipe.classes
     # Names and shapes are enough: no time and memory for the numbers.
     with DefaultScope.overwrite_default_scope('mmseg'), FakeTensorMode():
         model = MODELS.build(cfg.model).eval()
@@ -214,7 +212,7 @@ def test_full_size_model(name, quiet):
 
     expected = PARAMS[recipe.arch] - 1000 * (width + 1)  # no classifier
     # An embedding and a box for each token more.
-    expected += (recipe.tokens - TOKENS[recipe.arch]) * (FOCUSING[recipe.arch] + 4)
+    expected += (recipe.tokens - TOKENS[recipe.arch]) * (FOCUSING_DIMS[recipe.arch] + 4)
     # Queries, keys (no bias) and values; convolutions and norms; classifier.
     expected += (96 + 1) * width + width * width + (width + 1) * width
     expected += 9 * 256 * (width + 256) + 4 * 256
@@ -267,31 +265,6 @@ def shrink(cfg: Config, tmp_path: Path, pretrained: bool = False) -> Config:
     cfg.work_dir = str(tmp_path / 'work_dir')
     cfg.experiment_name = f'{cfg.filename}-{tmp_path}'.replace('/', '-')
     return cfg
-
-
-def save_classifier(cfg: Config, path: Path) -> dict:
-    """A classifier's checkpoint, with as many tokens as the size has."""
-    torch.manual_seed(1)
-    backbone = SparseFormer(
-        cfg.model.backbone.arch, focusing_repeats=1, focusing_dims=64, cortex_dims=64
-    ).state_dict()
-    state = {f'backbone.{key}': value + 0.01 for key, value in backbone.items()}
-    state['head.fc.weight'] = torch.zeros(1000, 64)
-    state['head.fc.bias'] = torch.zeros(1000)
-    torch.save(dict(state_dict=state, meta={}), path)
-    return state
-
-
-def listen() -> list:
-    """Lines logged from now on; call it when the runner is built."""
-    lines = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            lines.append(record.getMessage())
-
-    MMLogger.get_current_instance().addHandler(Handler())
-    return lines
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -497,3 +470,44 @@ def test_a_missing_classifier_stops_training(tmp_path):
     runner = Runner.from_cfg(shrink(load(ADE), tmp_path, pretrained=True))
     with pytest.raises(FileNotFoundError, match='classifier.pth'):
         runner.train()
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_small_configs(name, quiet):
+    """Classes and batch agree across the files, and the model learns from a batch."""
+    classes, batch = SMALL[name]
+    cfg = load(name)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        metainfo = loader.dataset.metainfo
+        assert len(metainfo.classes) == len(metainfo.palette) == classes
+    assert cfg.model.decode_head.num_classes == classes
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
+    assert f'_1xb{batch}_' in name
+    if 'tok_' in name:
+        assert f'-{cfg.model.backbone.num_tokens}tok_' in name
+    length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+    warmup, decay = cfg.param_scheduler
+    assert warmup.begin == 0 and decay.end == length
+    # Nothing is cut or padded on the way from the training pictures to the model.
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    sizes = [step.get('crop_size') or step.get('scale') for step in pipeline]
+    assert [size for size in sizes if size][-1] == cfg.model.data_preprocessor.size
+
+    cfg.model.data_preprocessor.size = (64, 64)
+    cfg.model.backbone.init_cfg = None  # where there is a checkpoint, it is not here
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model)
+    model.init_weights()
+    inputs, samples = [], []
+    for seed in range(2):
+        blocks = np.random.default_rng(seed).integers(0, classes, (4, 4), np.uint8)
+        mask = blocks.repeat(16, 0).repeat(16, 1)
+        inputs.append(torch.from_numpy(draw_image(mask, seed)).permute(2, 0, 1))
+        samples.append(sample(inputs[-1], torch.from_numpy(mask).long()))
+    data = dict(inputs=inputs, data_samples=samples)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        losses.append(model.train_step(data, OptimWrapper(optimizer))['loss'].item())
+    assert np.isfinite(losses).all() and losses[-1] < 0.95 * losses[0], losses

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
 SCRIPT = TOOLS / 'make_digits.py'
+DATASET_CONFIG = TOOLS.parents[1] / 'configs/_base_/datasets/digits_seg_bs8.py'
 SMALL = ['--train', '40', '--val', '20']
 # Not a multiple of the columns of samples.png.
 SCATTERED = ['--train', '66', '--val', '21']
@@ -470,9 +472,10 @@ def test_sample_sheets(scattered):
         for label in np.unique(mask):
             (color,) = np.unique(tile[:, 128:][mask == label], axis=0)
             assert colors.setdefault(int(label), tuple(color)) == tuple(color)
-    # One colour per class.
-    assert sorted(colors) == list(range(11)) and len(set(colors.values())) == 11
-    assert colors[0] == (0, 0, 0)
+    # One colour per class: that of the pictures made with the config.
+    palette = Config.fromfile(DATASET_CONFIG).metainfo.palette
+    assert len({tuple(color) for color in palette}) == 11
+    assert colors == {label: tuple(rgb[::-1]) for label, rgb in enumerate(palette)}
 
 
 def test_mmdet_reads_det(scattered):

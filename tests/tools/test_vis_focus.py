@@ -1,5 +1,6 @@
 """tools/visualization/vis_focus.py: what it computes, and the pixels it draws."""
 
+import copy
 import importlib
 import os
 import subprocess
@@ -359,6 +360,41 @@ def test_detection_panels(tool, detector, monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f'{found.labels[0]} (token {order[0]})' in said
     assert "1 of these 1 pictures are in the config's test data" in said
+
+
+@pytest.mark.mmdet
+def test_truth_of_wrapped_data_sets(tool, recording, detector):
+    from mmdet.utils import register_all_modules
+
+    register_all_modules()
+    cfg = Config.fromfile(detector / 'toy.py')
+    plain = cfg.test_dataloader.dataset
+    other = copy.deepcopy(plain)
+    other.update(
+        ann_file='annotations/instances_train2017.json',
+        data_prefix=dict(img='train2017/'),
+    )
+    joined = dict(type='ConcatDataset', datasets=[other, plain])
+    path = image_of(detector, 1)
+    for dataset in (joined, dict(type='RepeatDataset', times=2, dataset=joined)):
+        cfg.test_dataloader.dataset = copy.deepcopy(dataset)
+        truths = recording.Truths(cfg)
+        assert not truths.missing
+        assert truths.classes == ('red', 'green')
+        expected = [[4 / 64, 10 / 48, 44 / 64, 40 / 48]]
+        for there in (path, detector / 'data/train2017' / path.name):
+            assert Path(truths.info(there)['img_path']) == there
+            np.testing.assert_allclose(truths.boxes(there, (48, 64)), expected)
+        # One of them is not there.
+        for joint in recording._nested(cfg.test_dataloader.dataset):
+            if 'datasets' in joint:
+                joint.datasets[0].ann_file = 'nothing/instances_val2017.json'
+        assert 'is not there' in recording.Truths(cfg).missing
+        # Joined data sets need not agree.
+        for joint in recording._nested(cfg.test_dataloader.dataset):
+            if 'datasets' in joint:
+                joint.datasets[1].metainfo = dict(classes=('green',))
+        assert recording.Truths(cfg, wanted=False).classes == ('red', 'green')
 
 
 @pytest.mark.mmdet

@@ -16,19 +16,19 @@ from digit_scenes import NUM_CLASSES, Scene, SceneSampler
 MAX_DIGITS = 6
 # How often a scene is drawn until all its digits find a place.
 _REDRAWS = 20
-# RGB of background and digits 0..9 in the sample sheet.
+# RGB of background and digits 0..9 in the sample sheet, as in the task's config.
 _PALETTE = np.array(
     [
         (0, 0, 0),
         (230, 25, 75),
         (60, 180, 75),
         (255, 225, 25),
-        (67, 99, 216),
-        (245, 130, 49),
+        (0, 130, 200),
+        (245, 130, 48),
         (145, 30, 180),
-        (66, 212, 244),
+        (70, 240, 240),
         (240, 50, 230),
-        (191, 239, 69),
+        (210, 245, 60),
         (170, 110, 40),
     ],
     np.uint8,

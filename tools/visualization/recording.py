@@ -4,19 +4,20 @@ Nothing here draws. RoIs and points come out relative to the picture, whatever
 its library resized, padded or cut into windows.
 """
 
+import copy
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from sparseformer_mm.models import SparseFormer
+from sparseformer_mm.models.geometry import rois_to_corners
 from sparseformer_mm.utils.hosts import fail
 from sparseformer_mm.utils.launch import (
     check_checkpoint,
@@ -163,8 +164,7 @@ def token_detections(
     scores, labels = probabilities.max(-1)
     tokens = (scores >= threshold).nonzero()[:, 0]
     tokens = tokens[scores[tokens].argsort(descending=True, stable=True)]
-    center, half = boxes[tokens, :2], boxes[tokens, 2:] / 2
-    corners = torch.cat([center - half, center + half], dim=1).clamp(0, 1)
+    corners = rois_to_corners(boxes[tokens]).clamp(0, 1)
     found = (tokens, labels[tokens], scores[tokens], corners)
     return Detections(*(x.detach().cpu().numpy() for x in found))
 
@@ -214,6 +214,14 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
     return model
 
 
+def _nested(dataset: dict) -> Iterator[dict]:
+    """Yield a data set's config and, if it is a wrapper, all those inside."""
+    yield dataset
+    inside = [dataset['dataset']] if 'dataset' in dataset else []
+    for inner in [*inside, *dataset.get('datasets', ())]:
+        yield from _nested(inner)
+
+
 class Truths:
     """Pictures of the config's test data, found by path.
 
@@ -226,19 +234,23 @@ class Truths:
     """
 
     def __init__(self, cfg: Config, wanted: bool = True):
-        self.dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
-        self.classes = self.dataset.metainfo.get('classes')
-        self.palette = self.dataset.metainfo.get('palette')
+        wrapped = copy.deepcopy(cfg.test_dataloader.dataset)
+        for dataset in _nested(wrapped):
+            dataset['lazy_init'] = True
+        self.dataset = DATASETS.build(wrapped)
+        metainfo = self.dataset.metainfo
+        if isinstance(metainfo, list):  # mmdet's, of joined data sets that differ
+            metainfo = metainfo[0]
+        self.classes = metainfo.get('classes')
+        self.palette = metainfo.get('palette')
         self.missing = '' if wanted else '--truth none'
         self._index: Dict[Path, int] = {}
         if not wanted:
             return
-        inner = cfg.test_dataloader.dataset
-        while 'dataset' in inner:
-            inner = inner.dataset
         steps = [
             step
-            for step in inner.get('pipeline', ())
+            for dataset in _nested(wrapped)
+            for step in dataset.get('pipeline', ())
             if step['type'].rpartition('.')[2] == 'LoadAnnotations'
         ]
         self._load_mask = TRANSFORMS.build(

@@ -36,9 +36,9 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(
-        type='RandomResize', scale=(480, 360), ratio_range=(0.75, 1.5), keep_ratio=True
+        type='RandomResize', scale=(480, 360), ratio_range=(0.5, 1.25), keep_ratio=True
     ),
-    dict(type='RandomCrop', crop_size=(256, 320), cat_max_ratio=0.75),
+    dict(type='RandomCrop', crop_size=(192, 256), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),

@@ -10,7 +10,8 @@ optim_wrapper = dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
         flat_decay_mult=0.0,
-        # The longest key that is part of the name counts, and it alone.
+        # The longest key that is part of the name counts, and it alone. Another stem
+        # or decoding may have biases of other names.
         custom_keys={
             'backbone': dict(lr_mult=0.1),
             **{
