@@ -43,7 +43,7 @@ TTA_MODELS = {
     ),
 }
 # What errors about weights say, mmengine's and SparseFormer's.
-LOADING = ('state_dict', 'tensors loaded')
+LOADING = ('state_dict', 'do not match exactly', 'tensors loaded')
 
 
 def parse_args() -> argparse.Namespace:
@@ -221,8 +221,9 @@ def main() -> None:
             if line.strip()
         ]
         fail(
-            f'{args.checkpoint} does not fit the model of {args.config} '
-            '(--allow-partial loads what fits): ' + '\n'.join(lines)
+            f'{args.checkpoint} does not fit the model of {args.config}: use the '
+            'config it was trained with (--allow-partial loads what fits). '
+            + '\n'.join(lines)
         )
     if args.out and main_process:
         if args.out_item == 'metrics':

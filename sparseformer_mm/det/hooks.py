@@ -6,6 +6,7 @@ import mmengine
 from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 
 
 def _plain_datasets(dataset) -> Iterator:
@@ -32,17 +33,40 @@ class CheckDatasetHook(Hook):
     """
 
     def before_train(self, runner):
-        """Check the training data.
+        """Check the training data, and those for validation.
 
         Raises:
             ValueError: naming the file, what is missing there, and the cure.
         """
-        for dataset in _plain_datasets(runner.train_dataloader.dataset):
-            if isinstance(dataset, CocoDataset):
-                self._check(dataset)
+        self._check_all(runner, runner.train_dataloader, self._check_boxes)
+        if runner.val_loop is not None:
+            self._check_all(runner, runner.val_dataloader)
+
+    def before_test(self, runner):
+        """Check the classes of the data for testing, in the same way."""
+        self._check_all(runner, runner.test_dataloader)
+
+    def _check_all(self, runner, dataloader, *checks):
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        head = getattr(model, 'bbox_head', None)
+        num_classes = getattr(head, 'num_classes', None)
+        for dataset in _plain_datasets(dataloader.dataset):
+            if not isinstance(dataset, CocoDataset):
+                continue
+            for check in (self._check_classes, *checks):
+                check(dataset)
+            classes = dataset.metainfo['classes']
+            if num_classes not in (None, len(classes)):
+                raise ValueError(
+                    f'num_classes={num_classes} of bbox_head, but {dataset.ann_file} '
+                    f'is read with the {len(classes)} classes {tuple(classes)}: make '
+                    'num_classes and metainfo=dict(classes=(...)) agree'
+                )
 
     @staticmethod
-    def _check(dataset: CocoDataset):
+    def _check_classes(dataset: CocoDataset):
         classes = list(dataset.metainfo['classes'])
         # COCO's own file is large, and its classes need no second look.
         complete = len(dataset.cat_ids) == len(classes)
@@ -63,12 +87,14 @@ class CheckDatasetHook(Hook):
                     f'is {order}, not {classes}: set metainfo=dict(classes=(...)) of '
                     'all data sets in that order'
                 )
-        if not any(
-            info['instances']
-            for info in map(dataset.get_data_info, range(len(dataset)))
-        ):
+
+    @staticmethod
+    def _check_boxes(dataset: CocoDataset):
+        infos = map(dataset.get_data_info, range(len(dataset)))
+        if not any(info['instances'] for info in infos):
+            classes = list(dataset.metainfo['classes'])
             raise ValueError(
-                f'{dataset.ann_file} has no box of the classes {list(classes)} inside '
-                'an image: check the category_id, image_id and bbox (x, y, width, '
+                f'{dataset.ann_file} has no box of the classes {classes} inside an '
+                'image: check the category_id, image_id and bbox (x, y, width, '
                 'height in pixels) of its annotations'
             )

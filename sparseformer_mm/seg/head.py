@@ -167,6 +167,11 @@ class LocationAwareHead(BaseDecodeHead):
                 return
             self._batches += 1
         for label in labels:
+            if label.dim() != 3 or label.shape[0] != 1:
+                raise ValueError(
+                    f'masks must have one channel of class numbers, got a label of '
+                    f'shape {tuple(label.shape)}: convert colour pictures'
+                )
             wrong = (label < 0) | (label >= self.num_classes)
             if self.ignore_index is not None:
                 wrong &= label != self.ignore_index

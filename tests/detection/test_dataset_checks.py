@@ -4,6 +4,7 @@ import copy
 import json
 
 import pytest
+import torch
 
 pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection')
 
@@ -31,9 +32,17 @@ ANNOTATIONS = dict(
 
 
 class Runner:
-    def __init__(self, dataset):
-        self.train_dataloader = self
+    """What the hook sees of a runner whose loaders all read one data set."""
+
+    val_loop = None
+
+    def __init__(self, dataset, num_classes=None):
+        self.train_dataloader = self.val_dataloader = self.test_dataloader = self
         self.dataset = dataset
+        self.model = torch.nn.Module()
+        if num_classes is not None:
+            self.model.bbox_head = torch.nn.Module()
+            self.model.bbox_head.num_classes = num_classes
 
 
 def make_dataset(tmp_path, classes=('cat', 'dog'), **changes):
@@ -95,3 +104,28 @@ def test_order_of_classes(tmp_path):
     assert dataset.get_data_info(0)['instances'][0]['bbox_label'] == 0  # a cat
     with pytest.raises(ValueError, match=r"\['cat', 'dog'\], not \['dog', 'cat'\]"):
         CheckDatasetHook().before_train(Runner(dataset))
+
+
+def test_classes_of_validation_and_test_data_count_too(tmp_path):
+    (tmp_path / 'other').mkdir()
+    runner = Runner(make_dataset(tmp_path))
+    swapped = Runner(make_dataset(tmp_path / 'other', ('dog', 'cat')))
+    runner.val_dataloader = runner.test_dataloader = swapped
+    CheckDatasetHook().before_train(runner)  # no validation
+    runner.val_loop = 'some'
+    for check in (CheckDatasetHook().before_train, CheckDatasetHook().before_test):
+        with pytest.raises(ValueError, match='mmdet numbers classes in the order'):
+            check(runner)
+
+
+def test_data_for_testing_need_no_boxes(tmp_path):
+    CheckDatasetHook().before_test(Runner(make_dataset(tmp_path, annotations=[])))
+
+
+@pytest.mark.parametrize('num_classes', [1, 3])
+def test_classes_of_the_head(tmp_path, num_classes):
+    dataset = make_dataset(tmp_path)
+    CheckDatasetHook().before_train(Runner(dataset, 2))
+    for check in (CheckDatasetHook().before_train, CheckDatasetHook().before_test):
+        with pytest.raises(ValueError, match=f'num_classes={num_classes} of bbox_head'):
+            check(Runner(dataset, num_classes))

@@ -175,6 +175,14 @@ def test_labels_are_looked_at_in_every_batch():
         head.loss_by_feat(logits, [sample(image(8, 8), torch.full((8, 8), 7))])
 
 
+def test_masks_in_colour():
+    img = image(32, 32)
+    data = sample(img)
+    data.gt_sem_seg = PixelData(data=torch.zeros(32, 32, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r'one channel .*\(32, 32, 3\)'):
+        build()(img[None], [data], mode='loss')
+
+
 def test_many_wrong_labels_are_not_all_listed():
     model = build()
     img = image(32, 32)
