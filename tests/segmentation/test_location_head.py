@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
 
+from mmengine.structures import PixelData  # noqa: E402
 from segmentor_standin import HEAD, build, image, model_cfg, sample, tokens_of  # noqa: E402
 
 from sparseformer_mm.seg import LocationAwareHead  # noqa: E402
