@@ -19,8 +19,14 @@ from mmengine.structures import InstanceData  # noqa: E402
 
 from sparseformer_mm.models.geometry import adjust_rois  # noqa: E402
 
-register_all_modules()
 pytestmark = pytest.mark.mmdet
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Whatever library an earlier test of this process was in."""
+    register_all_modules()
+
 
 ARCH = dict(
     num_tokens=9,
