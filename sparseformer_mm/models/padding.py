@@ -3,6 +3,8 @@
 from contextlib import contextmanager
 from typing import List, Optional, Tuple
 
+from .sparseformer import SparseFormer
+
 
 def valid_shapes_of(data_samples) -> Optional[List[Tuple[int, int]]]:
     """(height, width) of each image inside a padded batch, from its data samples.
@@ -75,9 +77,6 @@ def check_backbone(backbone, host: str, host_library: str):
     Raises:
         ValueError: naming the cause and the cure.
     """
-    # Here, since the backbone's own module would import this one in a circle.
-    from .sparseformer import SparseFormer
-
     if not isinstance(backbone, SparseFormer):
         raise ValueError(
             f'{host} needs a sparseformer_mm.SparseFormer backbone, got '

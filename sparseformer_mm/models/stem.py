@@ -2,7 +2,9 @@
 
 A stem is built as ``(in_channels, out_channels)``, maps (B, C_in, [T,] H, W) to a
 channels-last map (B, [T,] H', W', out_channels) in float32 or better, and treats
-the frames of a video as so many images. It may decide ``out_channels`` by itself.
+the frames of a video as so many images. It may decide ``out_channels`` by itself, and
+says its ``stride``. Images of a padded batch go through it one by one, so it must not
+rely on statistics of the whole batch.
 Another one is written by registering a class of that form with
 :data:`sparseformer_mm.registry.MODELS` and naming it in ``stem=dict(type=...)``.
 """
