@@ -5,7 +5,6 @@ from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
@@ -15,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, build_part
 from .blocks import Block
 from .checkpoint import load_into_backbone
-from .geometry import ROI_INITS, at_least_float32
+from .geometry import ROI_INITS
 from .ops import Linear, autocast_dtype, is_tracing
 from .sampling import SparseSampling
+from .stem import make_map
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
 
 STEMS = dict(early_conv='EarlyConv', patch_embed='PatchEmbed', pixel='RawPixels')
@@ -286,7 +286,7 @@ class SparseFormer(BaseModule):
             )
         if self.training and not is_tracing():
             self._check_loss_scale(inputs.device.type)
-        feature, extents = self._make_map(inputs, valid_shapes)
+        feature, extents = make_map(self.stem, inputs, valid_shapes)
         block_tokens, rois = self._run_blocks(feature, extents, stages)
         if self.out_type != 'tokens':
             pooled = self.norm(block_tokens[-1].mean(1))
@@ -302,41 +302,6 @@ class SparseFormer(BaseModule):
             extents,
             tuple(normed[i] for i in self.out_indices),
         )
-
-    def _make_map(
-        self, inputs: Tensor, valid_shapes
-    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """The stem's map, channels last, and the extent of each image in it."""
-        canvas = tuple(inputs.shape[-2:])
-        if valid_shapes is None:
-            return at_least_float32(self.stem(inputs)), None
-        shapes = [tuple(int(side) for side in shape[:2]) for shape in valid_shapes]
-        if len(shapes) != len(inputs) or not all(
-            1 <= side <= most for shape in shapes for side, most in zip(shape, canvas)
-        ):
-            raise ValueError(
-                f'valid_shapes={shapes} must give one (height, width) per image, at '
-                f'most those of the input {tuple(inputs.shape)}'
-            )
-        if all(shape == canvas for shape in shapes):
-            return at_least_float32(self.stem(inputs)), None
-        # A stem reads beyond the edge of an image, and its norms may read all of it:
-        # each image by itself is exact for any stem.
-        maps = [
-            at_least_float32(self.stem(image[..., :height, :width]))
-            for image, (height, width) in zip(inputs.split(1), shapes)
-        ]
-        extents = torch.tensor(
-            [m.shape[1:-1][::-1] for m in maps],
-            dtype=maps[0].dtype,
-            device=inputs.device,
-        )
-        height, width = (-(-side // self.stem.stride) for side in canvas)
-        feature = torch.cat(
-            [F.pad(m, (0, 0, 0, width - m.shape[-2], 0, height - m.shape[-3]))
-             for m in maps]
-        )  # fmt: skip
-        return feature, extents
 
     def _run_blocks(
         self, feature: Tensor, extents: Optional[Tensor], stages
