@@ -22,6 +22,7 @@ from sparseformer_mm.utils.launch import (
     build_runner,
     check_checkpoint,
     explain_errors,
+    finish,
     forbid_reinit,
     prepare_config,
 )
@@ -231,6 +232,7 @@ def main() -> None:
         elif args.out != pickled and args.out.endswith('.json'):
             mmengine.dump(plain(mmengine.load(pickled)), args.out)
             os.remove(pickled)
+    finish(args)
 
 
 if __name__ == '__main__':

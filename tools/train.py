@@ -19,6 +19,7 @@ from sparseformer_mm.utils.launch import (
     build_runner,
     check_checkpoint,
     explain_errors,
+    finish,
     forbid_reinit,
     prepare_config,
 )
@@ -146,6 +147,7 @@ def main() -> None:
         forbid_reinit(runner.model)
     with explain_errors():
         runner.train()
+    finish(args)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,11 @@
 """What ``tools/train.py`` and ``tools/test.py`` have in common."""
 
+import atexit
 import os
 import os.path as osp
 import pickle
 import re
+import sys
 import zipfile
 from argparse import ArgumentParser, Namespace
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ __all__ = [
     'build_runner',
     'check_checkpoint',
     'explain_errors',
+    'finish',
     'forbid_reinit',
     'prepare_config',
 ]
@@ -191,6 +194,21 @@ def forbid_reinit(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, SparseFormer):
             module.allow_reinit = False
+
+
+def finish(args: Namespace) -> None:
+    """Leave a successful run; the last call of a tool.
+
+    Now and then a process of a gloo run aborts while C++ takes its threads down, after
+    all work is done, and torchrun then reports a failure. So such a process does what
+    Python does at its end and leaves the rest to the system.
+    """
+    if args.launcher == 'none' or torch.cuda.is_available():
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def build_runner(cfg: Config) -> Runner:
