@@ -121,7 +121,8 @@ class Block(BaseModule):
         num_heads: attention heads.
         ffn_ratio: hidden width of the FFN over d.
         look: None for a plain block, else dict(feat_channels, num_points,
-            spatial_dims, decoding, fixed_rois, limit_grad), all required.
+            spatial_dims, time_offsets, decoding, fixed_rois, limit_grad), all
+            required.
 
     Shape:
         tokens (B, N, d), rois (B, N, 2D), feature (B, [T,] H, W, C) ->
@@ -150,6 +151,7 @@ class Block(BaseModule):
                 look['spatial_dims'],
                 learnable=not fixed,
                 limit_grad=look['limit_grad'],
+                time_offsets=look['time_offsets'],
             )
             self.decoder = build_part(
                 look['decoding'],

@@ -16,7 +16,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .geometry import corners_to_rois, inflate_rois, rois_to_corners
+from .geometry import corners_to_rois, inflate_rois, init_offsets, rois_to_corners
 
 # The key that tells a layout: the initial RoIs.
 _MARKERS = dict(mm='latent.token_rois', v1='token_roi.weight', v2='initial_roi.weight')
@@ -226,14 +226,19 @@ def convert_checkpoint(
     return to_openmmlab(to_mm(weights, *found), classifier)
 
 
-def inflate_state(state: Mapping, inflation: int) -> 'OrderedDict[str, Tensor]':
+def inflate_state(
+    state: Mapping, inflation: int, time_offsets: str = 'middle'
+) -> 'OrderedDict[str, Tensor]':
     """Make an image model's 'mm' state a video model's (paper, section 3.2).
 
-    Tokens are copied along time; the new temporal offsets and adjustments are zero.
+    Tokens are copied along time; nothing that depends on a token moves points or
+    tubes in time yet.
 
     Args:
         state: of an image model.
         inflation: n_t.
+        time_offsets: what points have in time in all tubes, see
+            :func:`~.geometry.init_offsets`. 'middle' is the authors' inflation.
     """
     result = OrderedDict(state)
     result['latent.token_rois'] = inflate_rois(state['latent.token_rois'], inflation)
@@ -246,8 +251,10 @@ def inflate_state(state: Mapping, inflation: int) -> 'OrderedDict[str, Tensor]':
         ):
             # Axes come in groups of x, y per point, or of centre and size.
             axes = value.unflatten(0, (-1, 2))
-            axes = torch.cat([axes, torch.zeros_like(axes[:, :1])], 1)
-            result[key] = axes.flatten(0, 1)
+            times = torch.zeros_like(axes[:, :1])
+            if key.endswith('sampler.bias'):
+                times += init_offsets(len(axes), 3, time_offsets)[:, 2:].to(times)
+            result[key] = torch.cat([axes, times], 1).flatten(0, 1)
     return result
 
 
@@ -263,10 +270,11 @@ def _fit(
     redrawn, reasons = [], []
     rois = source.get('latent.token_rois')
     if rois is not None and rois.shape[-1] == 4 and model.spatial_dims == 3:
-        source = inflate_state(source, model.token_inflation)
+        source = inflate_state(source, model.token_inflation, model.time_offsets)
         reasons.append(
             'image weights inflated to tubes with '
-            f'token_inflation={model.token_inflation}'
+            f'token_inflation={model.token_inflation}, '
+            f'time_offsets={model.time_offsets!r}'
         )
         rois = source['latent.token_rois']
     own_rois = own['latent.token_rois']

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 ROI_INITS = ('half', 'cell', 'whole', 'random')
+TIME_OFFSETS = ('spread', 'middle')
 
 # Bounds that no sensible RoI reaches; they keep exploding or collapsing RoIs finite,
 # forward and backward, without touching any value of a healthy model.
@@ -164,19 +165,34 @@ def adjust_rois(rois: Tensor, deltas: Tensor) -> Tensor:
     return torch.cat([centre, size.clamp(MIN_SIZE, _MAX_SIZE)], -1)
 
 
-def init_offsets(num_points: int, spatial_dims: int = 2) -> Tensor:
+def init_offsets(
+    num_points: int, spatial_dims: int = 2, time_offsets: str = 'spread'
+) -> Tensor:
     """Initial offsets of a RoI's sampling points: a grid of cell centres minus 0.5.
 
     The grid has rows (:func:`split_evenly`) and x runs fastest; the last row of a
-    number that is no square holds fewer points. Time offsets start at 0.
+    number that is no square holds fewer points.
 
     Args:
         num_points: P, at least 1.
         spatial_dims: D, 2 or 3.
+        time_offsets: of tubes. 'spread': the points share out the tube's length
+            among them, P instants, as little related to x and y as
+            :func:`_time_order` can. 'middle': all zero, as the authors inflate image
+            models: every point lies at the tube's middle instant, and the gradient
+            of these offsets is about 1e6 times that of the others until they differ
+            (their standardisation divides by a deviation of 0 plus 1e-7).
 
     Returns:
         Tensor (P, D) in -0.5..0.5, x first.
+
+    Raises:
+        ValueError: for an unknown ``time_offsets``.
     """
+    if time_offsets not in TIME_OFFSETS:
+        raise ValueError(
+            f'time_offsets={time_offsets!r} is unknown; choose one of {TIME_OFFSETS}'
+        )
     rows = split_evenly(num_points)
     offsets = (
         torch.cat(
@@ -188,8 +204,31 @@ def init_offsets(num_points: int, spatial_dims: int = 2) -> Tensor:
         - 0.5
     )
     if spatial_dims == 3:
-        offsets = torch.cat([offsets, torch.zeros(num_points, 1)], 1)
+        times = torch.zeros(num_points)
+        if time_offsets == 'spread':
+            times = _cells(num_points)[_time_order(offsets)] - 0.5
+        offsets = torch.cat([offsets, times[:, None]], 1)
     return offsets
+
+
+def _time_order(offsets: Tensor) -> Tensor:
+    """A permutation of P points which has little to do with where they lie.
+
+    Multiples of a step, modulo P: of all steps that reach every point, the one whose
+    largest correlation with x and y is the least.
+
+    Args:
+        offsets: (P, 2) in x and y.
+    """
+    num = len(offsets)
+    index = torch.arange(num)
+    orders = [index * s % num for s in range(1, num + 1) if math.gcd(s, num) == 1]
+    centred = (offsets - offsets.mean(0)).t().double()
+
+    def relation(order: Tensor) -> float:
+        return float((centred @ (order - order.double().mean())).abs().max())
+
+    return min(orders, key=relation)
 
 
 def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:

@@ -183,6 +183,7 @@ class SparseSampling(BaseModule):
         spatial_dims: D, 2 or 3.
         learnable: False fixes the points to the initial grid (Table 3b, 'nil').
         limit_grad: False lets the coordinates' gradients through as they are.
+        time_offsets: 'spread' or 'middle', see :func:`~.geometry.init_offsets`.
 
     Shape:
         tokens (B, N, d), rois (B, N, 2D), feature (B, [T,] H, W, C) ->
@@ -196,10 +197,12 @@ class SparseSampling(BaseModule):
         spatial_dims: int = 2,
         learnable: bool = True,
         limit_grad: bool = True,
+        time_offsets: str = 'spread',
         init_cfg=None,
     ):
         super().__init__(init_cfg)
         self.num_points = num_points
+        self.time_offsets = time_offsets
         self.spatial_dims = spatial_dims
         self.learnable = learnable
         self.limit_grad = limit_grad
@@ -217,7 +220,9 @@ class SparseSampling(BaseModule):
 
     def _reset(self):
         with torch.no_grad():
-            offsets = init_offsets(self.num_points, self.spatial_dims)
+            offsets = init_offsets(
+                self.num_points, self.spatial_dims, self.time_offsets
+            )
             self.bias.copy_(offsets.flatten())
         if self.learnable:
             nn.init.ones_(self.norm.weight)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, build_part
 from .blocks import Block
 from .checkpoint import load_into_backbone
-from .geometry import ROI_INITS
+from .geometry import ROI_INITS, TIME_OFFSETS
 from .ops import Linear, autocast_dtype, is_tracing
 from .sampling import SparseSampling
 from .stem import make_map
@@ -48,6 +48,10 @@ class SparseFormer(BaseModule):
             sampling in the cortex.
         spatial_dims: 2 for (B, C, H, W) input, 3 for (B, C, T, H, W).
         token_inflation: n_t, copies of the ``num_tokens`` tokens along time (videos).
+        time_offsets: where the points of a tube start in time. 'spread': over its
+            whole length. 'middle': all at its middle instant, the authors' form, in
+            which an inflated image model starts with gradients of about 1e6 (see
+            :func:`~.geometry.init_offsets`). An image checkpoint gets them too.
         in_channels: of the input.
         stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel', or dict(type=...).
         decoding: 'adaptive', 'static', 'linear', or dict(type=...).
@@ -107,6 +111,7 @@ class SparseFormer(BaseModule):
         ffn_ratio: Optional[float] = None,
         spatial_dims: int = 2,
         token_inflation: int = 1,
+        time_offsets: str = 'spread',
         in_channels: int = 3,
         stem: Union[str, dict] = 'early_conv',
         decoding: Union[str, dict] = 'adaptive',
@@ -132,6 +137,7 @@ class SparseFormer(BaseModule):
                 ffn_ratio=ffn_ratio))  # yapf: disable
         _check_choice('spatial_dims', spatial_dims, (2, 3))
         _check_choice('roi_init', roi_init, ROI_INITS)
+        _check_choice('time_offsets', time_offsets, TIME_OFFSETS)
         _check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
         _check_count('token_inflation', token_inflation)
         if token_inflation > 1 and spatial_dims == 2:
@@ -156,6 +162,7 @@ class SparseFormer(BaseModule):
         self.arch = arch
         self.spatial_dims = spatial_dims
         self.token_inflation = token_inflation
+        self.time_offsets = time_offsets
         self.out_type = out_type
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
@@ -181,6 +188,7 @@ class SparseFormer(BaseModule):
             feat_channels=self.stem.out_channels,
             num_points=arch['num_points'],
             spatial_dims=spatial_dims,
+            time_offsets=time_offsets,
             decoding=_as_cfg('decoding', decoding, DECODINGS),
             fixed_rois=fixed_rois,
             limit_grad=limit_coord_grad,
@@ -254,7 +262,7 @@ class SparseFormer(BaseModule):
         inputs: Tensor,
         stages: Optional[List[StageRecord]] = None,
         valid_shapes: Optional[Sequence[Tuple[int, int]]] = None,
-    ) -> Union[Tuple[Tensor], SparseFormerOutput]:
+    ) -> Union[Tuple[Tensor], Tensor, SparseFormerOutput]:
         """Recognise a batch.
 
         Args:
@@ -269,8 +277,10 @@ class SparseFormer(BaseModule):
 
         Returns:
             ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens,
-            for ``out_type='pooled'``; the same as a map of one pixel,
-            (B, d_c, [1,] 1, 1), for 'featmap' (configs with a pooling neck or head);
+            for ``out_type='pooled'``; the same as a map of one pixel for 'featmap'
+            (configs with a pooling neck or head), as ``(map,)`` with map
+            (B, d_c, 1, 1) for images, and for videos as the tensor (B, d_c, 1, 1, 1)
+            itself, which is what mmaction2's heads take;
             a :class:`SparseFormerOutput` for 'tokens'.
 
         Raises:
@@ -292,6 +302,8 @@ class SparseFormer(BaseModule):
             pooled = self.norm(block_tokens[-1].mean(1))
             if self.out_type == 'featmap':
                 pooled = pooled[(...,) + (None,) * self.spatial_dims]
+                if self.spatial_dims == 3:
+                    return pooled
             return (pooled,)
         last = len(self.cortex) - 1
         normed = {i: self.norm(block_tokens[i]) for i in {*self.out_indices, last}}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..registry import MODELS
 from . import ops
+from .chunks import run_in_chunks
 from .geometry import at_least_float32
 from .ops import is_tracing, no_autocast
 
@@ -46,7 +47,7 @@ def channel_norm(x: Tensor) -> Tensor:
 
 
 class _FramewiseStem(BaseModule):
-    """Runs ``_forward_images`` on images, or on each frame of videos."""
+    """Runs ``forward_images`` on images, or on each frame of videos."""
 
     stride = 1
 
@@ -55,19 +56,52 @@ class _FramewiseStem(BaseModule):
         self.in_channels = in_channels
         self.out_channels = out_channels
 
-    def _forward_images(self, x: Tensor) -> Tensor:
+    def forward_images(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, H', W', C)."""
         raise NotImplementedError
 
+    def _chunk(self, x: Tensor) -> Optional[int]:
+        """How many images or frames to run at a time, None for all."""
+
     def forward(self, x: Tensor) -> Tensor:
+        chunk = None if is_tracing() or 0 in x.shape else self._chunk(x)
+        if chunk is not None:
+            # Images are run like the frames of one video.
+            videos = x if x.dim() == 5 else x.transpose(0, 1)[None]
+            maps = run_in_chunks(self, videos, chunk)
+            return maps if x.dim() == 5 else maps[0]
         if x.dim() == 4:
-            return self._forward_images(x)
+            return self.forward_images(x)
         frames = x.transpose(1, 2)
-        feature = self._forward_images(frames.flatten(0, 1))
+        feature = self.forward_images(frames.flatten(0, 1))
         return feature.unflatten(0, frames.shape[:2])
 
 
 class _ConvStem(_FramewiseStem):
+    """A stem with one convolution, ``self.conv``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        frames_per_chunk: Optional[int],
+        init_cfg=None,
+    ):
+        super().__init__(in_channels, out_channels, init_cfg)
+        if frames_per_chunk is not None and frames_per_chunk < 1:
+            raise ValueError(
+                f'frames_per_chunk={frames_per_chunk} must be at least 1, or None for '
+                'all frames at once'
+            )
+        self.frames_per_chunk = frames_per_chunk
+
+    def _chunk(self, x: Tensor) -> Optional[int]:
+        # On CPU, one image at a time keeps the convolution's output in the cache.
+        on_cpu = x.device.type == 'cpu' and ops.FAST_OPS
+        if on_cpu and not torch.is_grad_enabled():
+            return 1
+        return self.frames_per_chunk if x.dim() == 5 else None
+
     def init_weights(self):
         self._reset()
         super().init_weights()  # an init_cfg of its own wins
@@ -86,6 +120,9 @@ class EarlyConv(_ConvStem):
     Args:
         in_channels: of the image.
         out_channels: C.
+        frames_per_chunk: of a video, how many frames run at a time (in training,
+            once more in the backward pass); the convolution's output, four times as
+            large as the map, then never exists for the whole batch. None: all.
 
     Shape:
         (B, in_channels, [T,] H, W) -> (B, [T,] ceil(H/4), ceil(W/4), C).
@@ -93,28 +130,22 @@ class EarlyConv(_ConvStem):
 
     stride = 4
 
-    def __init__(self, in_channels: int = 3, out_channels: int = 96, init_cfg=None):
-        super().__init__(in_channels, out_channels, init_cfg)
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 96,
+        frames_per_chunk: Optional[int] = None,
+        init_cfg=None,
+    ):
+        super().__init__(in_channels, out_channels, frames_per_chunk, init_cfg)
         self.conv = nn.Conv2d(in_channels, out_channels, 7, stride=2, padding=3)
         self._reset()
 
-    def _one_pass(self, x: Tensor) -> Tensor:
+    def forward_images(self, x: Tensor) -> Tensor:
         x = self.conv(x.contiguous(memory_format=torch.channels_last))
         # The maximum commutes with ReLU, which has a quarter of the work after it.
         x = F.relu(F.max_pool2d(x, 3, stride=2, padding=1), inplace=True)
         return channel_norm(x.permute(0, 2, 3, 1).contiguous())
-
-    def _forward_images(self, x: Tensor) -> Tensor:
-        # On CPU, one image at a time keeps the convolution's output in the cache.
-        if (
-            not is_tracing()
-            and ops.FAST_OPS
-            and x.device.type == 'cpu'
-            and len(x) > 1
-            and not torch.is_grad_enabled()
-        ):
-            return torch.cat([self._one_pass(image) for image in x.split(1)])
-        return self._one_pass(x)
 
 
 @MODELS.register_module()
@@ -125,6 +156,7 @@ class PatchEmbed(_ConvStem):
         in_channels: of the image.
         out_channels: C.
         patch_size: in pixels. The input is padded with zeros to a multiple of it.
+        frames_per_chunk: as in :class:`EarlyConv`.
 
     Shape:
         (B, in_channels, [T,] H, W) -> (B, [T,] ceil(H/8), ceil(W/8), C).
@@ -135,14 +167,15 @@ class PatchEmbed(_ConvStem):
         in_channels: int = 3,
         out_channels: int = 96,
         patch_size: int = 8,
+        frames_per_chunk: Optional[int] = None,
         init_cfg=None,
     ):
-        super().__init__(in_channels, out_channels, init_cfg)
+        super().__init__(in_channels, out_channels, frames_per_chunk, init_cfg)
         self.stride = patch_size
         self.conv = nn.Conv2d(in_channels, out_channels, patch_size, stride=patch_size)
         self._reset()
 
-    def _forward_images(self, x: Tensor) -> Tensor:
+    def forward_images(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))
         x = self.conv(x.contiguous(memory_format=torch.channels_last))
@@ -160,7 +193,7 @@ class RawPixels(_FramewiseStem):
     def __init__(self, in_channels: int = 3, out_channels: int = 3, init_cfg=None):
         super().__init__(in_channels, in_channels, init_cfg)
 
-    def _forward_images(self, x: Tensor) -> Tensor:
+    def forward_images(self, x: Tensor) -> Tensor:
         return at_least_float32(x.permute(0, 2, 3, 1).contiguous())
 
 

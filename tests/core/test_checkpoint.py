@@ -18,6 +18,7 @@ from sparseformer_mm.models.checkpoint import (
     inflate_state,
     to_mm,
 )
+from sparseformer_mm.models.geometry import init_offsets
 from sparseformer_mm.registry import MODELS
 
 ARCH = dict(
@@ -113,6 +114,18 @@ def test_inflation_gives_the_authors_video_state(video_v2):
     unchanged = set(ours) - set(stored)
     for key in unchanged:
         assert torch.equal(ours[key], video_v2[f'image_state/{key}'])
+
+
+def test_inflation_with_points_spread_in_time(video_v2):
+    image = to_mm(video_v2.part('image_state/'), 'v2')
+    middle, spread = (inflate_state(image, 2, form) for form in ('middle', 'spread'))
+    times = init_offsets(36, 3)[:, 2]
+    changed = [key for key in spread if not torch.equal(spread[key], middle[key])]
+    assert changed == ['focusing.sampler.bias', 'cortex.0.sampler.bias']
+    for key in changed:
+        offsets = spread[key].view(36, 3)
+        assert torch.equal(offsets[:, :2], image[key].view(36, 2))
+        torch.testing.assert_close(offsets[:, 2], times.to(offsets))
 
 
 WRAPPERS = {
@@ -280,7 +293,10 @@ def test_another_number_of_points_keeps_the_channel_mixing(log):
 def test_an_image_model_loads_into_a_video_model(video_v2, log):
     state = video_v2.part('image_state/')
     video = golden_model(state, VIDEO_ARCH, spatial_dims=3, token_inflation=2)
-    assert 'image weights inflated to tubes with token_inflation=2' in report(log)
+    assert (
+        "image weights inflated to tubes with token_inflation=2, time_offsets='spread'"
+        in report(log)
+    )
     assert '80/80 tensors loaded' in report(log)
     assert video.latent.token_rois.shape == (8, 6)
 

@@ -111,8 +111,25 @@ def test_initial_offsets_are_cell_centres_with_x_fastest():
     cells = (torch.arange(6) + 0.5) / 6 - 0.5
     torch.testing.assert_close(offsets[:, 0], cells.repeat(6))
     torch.testing.assert_close(offsets[:, 1], cells.repeat_interleave(6))
-    assert (init_offsets(36, 3)[:, 2] == 0).all()
     assert init_offsets(1).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize('num', [1, 9, 10, 16, 36, 49])
+def test_initial_times(num):
+    middle = init_offsets(num, 3, 'middle')
+    spread = init_offsets(num, 3)
+    assert (middle[:, 2] == 0).all()
+    for offsets in (middle, spread):
+        assert torch.equal(offsets[:, :2], init_offsets(num))
+    cells = (torch.arange(num) + 0.5) / num - 0.5
+    assert torch.equal(spread[:, 2].sort().values, cells)
+    if num >= 16:  # early and late points everywhere
+        assert torch.corrcoef(spread.t())[2, :2].abs().max() < 0.1
+
+
+def test_unknown_initial_times():
+    with pytest.raises(ValueError, match=r"time_offsets='first' .*'spread', 'middle'"):
+        init_offsets(9, 3, 'first')
 
 
 @pytest.mark.parametrize('dims', [2, 3])
