@@ -20,6 +20,11 @@ def token_colors(num_tokens: int) -> np.ndarray:
     return colormaps['hsv'](hues)[:, :3]
 
 
+def light_colors(num_tokens: int) -> np.ndarray:
+    """Token colours with some white: blue, too, stands out from a dark image."""
+    return 0.2 + 0.8 * token_colors(num_tokens)
+
+
 def draw_stage(
     axes: 'Axes',
     image: np.ndarray,

@@ -55,6 +55,26 @@ class Panel(NamedTuple):
 
 Legend = Sequence[Tuple[str, Sequence[float]]]
 
+
+class Row(NamedTuple):
+    """One picture's or video's part of a sheet.
+
+    Attributes:
+        panels (List[Panel]): From left to right.
+        legend (Legend): Names and colours below them.
+        summary (str): For the terminal.
+        title (str): Above the rows of its own file.
+        more (Sequence[Tuple[str, List[Panel]]]): Names and panels of the rows of its
+            own file, where they are more than ``panels``.
+    """
+
+    panels: List[Panel]
+    legend: Legend
+    summary: str
+    title: str = ''
+    more: Sequence[Tuple[str, List[Panel]]] = ()
+
+
 _DPI = 128  # of which any number of pixels is an exact part
 _BORDER = 8  # pixels around an image which show what lies outside
 _LINE = 18  # height of a line of text
@@ -89,6 +109,7 @@ def draw_panels(
     rows: Sequence[Sequence[Panel]],
     row_titles: Sequence[str] = (),
     legends: Sequence[Legend] = (),
+    title: str = '',
 ) -> 'Figure':
     """Draw rows of panels, each image pixel as one of the figure.
 
@@ -97,6 +118,7 @@ def draw_panels(
             applied. Titles are above the first row, and where they change.
         row_titles (Sequence[str]): One per row, to its left.
         legends (Sequence[Legend]): One per row, names and colours below it.
+        title (str): Above everything.
 
     Returns:
         Figure: A matplotlib figure; ``figure.savefig(path)`` writes it. It
@@ -117,7 +139,8 @@ def draw_panels(
     below = [_LINE * len(line) for line in lines] or [0] * len(rows)
     titles = [[panel.title for panel in row] for row in rows]
     titled = [i == 0 or titles[i] != titles[i - 1] for i in range(len(rows))]
-    bottom = _LINE * sum(titled) + sum(heights) + sum(below)
+    above = _ROW_TITLE if title else 0
+    bottom = above + _LINE * sum(titled) + sum(heights) + sum(below)
     figure = Figure(figsize=(total / _DPI, bottom / _DPI), dpi=_DPI)
 
     def write(x, y, text, size, **kwargs):
@@ -125,7 +148,9 @@ def draw_panels(
         kwargs['fontsize'] = _points(size)
         figure.text(x / total, 1 - y / bottom, text, **kwargs)
 
-    y = 0
+    if title:
+        write(left + _BORDER, 15, _shorten(title, (total - left) // 9), 15)
+    y = above
     for i, row in enumerate(rows):
         x = left
         y += _LINE * titled[i]

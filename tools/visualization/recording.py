@@ -46,10 +46,12 @@ class Recording(NamedTuple):
     Attributes:
         calls: of the backbone; several where a segmentor slides a window.
         head_outputs: what a detection head's ``forward`` returned, by call.
+        last_tokens: (B, N, d) after the backbone's last block, by call.
     """
 
     calls: List[Call]
     head_outputs: list
+    last_tokens: List[Tensor]
 
 
 class Stage(NamedTuple):
@@ -92,7 +94,7 @@ def _position(window: Tensor) -> Tuple[int, int]:
 @contextmanager
 def record(model: nn.Module) -> Iterator[Recording]:
     """Record the sampling stages while a library runs a model."""
-    recording = Recording([], [])
+    recording = Recording([], [], [])
 
     def before_backbone(module, args, kwargs):
         (inputs,) = args
@@ -105,8 +107,12 @@ def record(model: nn.Module) -> Iterator[Recording]:
     def after_head(module, args, outputs):
         recording.head_outputs.append(outputs)
 
+    def after_last_block(module, args, outputs):
+        recording.last_tokens.append(outputs[0])
+
     hooks = [
-        model.backbone.register_forward_pre_hook(before_backbone, with_kwargs=True)
+        model.backbone.register_forward_pre_hook(before_backbone, with_kwargs=True),
+        model.backbone.cortex[-1].register_forward_hook(after_last_block),
     ]
     if hasattr(model, 'bbox_head'):
         hooks.append(model.bbox_head.register_forward_hook(after_head))
@@ -176,6 +182,12 @@ def _check_parts(model: nn.Module, cfg: Config) -> None:
             f'the backbone of {cfg.filename} is a {type(backbone).__name__} and has no '
             'tokens to show; give a config with sparseformer_mm.SparseFormer'
         )
+    if cfg.default_scope == 'mmaction' and backbone.spatial_dims != 3:
+        fail(
+            f'the backbone of {cfg.filename} sees single frames (spatial_dims='
+            f'{backbone.spatial_dims}) and has no tubes to show; give a config with '
+            'spatial_dims=3'
+        )
     if cfg.default_scope == 'mmdet':
         from sparseformer_mm.det import SparseFormerHead
 
@@ -193,6 +205,8 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
     check_checkpoint(checkpoint)
     if cfg.default_scope == 'mmdet':
         from mmdet.apis import init_detector as init
+    elif cfg.default_scope == 'mmaction':
+        from mmaction.apis import init_recognizer as init
     else:
         from mmseg.apis import init_model as init
     # Without weights, and what the libraries say about that: with weights, they would
@@ -222,6 +236,11 @@ def _nested(dataset: dict) -> Iterator[dict]:
         yield from _nested(inner)
 
 
+def name_of(classes: Optional[Sequence[str]], label: int) -> str:
+    """The name of a class; its number if there is none."""
+    return classes[label] if classes and label < len(classes) else str(label)
+
+
 class Truths:
     """Pictures of the config's test data, found by path.
 
@@ -233,8 +252,10 @@ class Truths:
         missing: why there is no truth at all, or ''.
     """
 
+    path_keys: Sequence[str] = ('img_path',)
+
     def __init__(self, cfg: Config, wanted: bool = True):
-        wrapped = copy.deepcopy(cfg.test_dataloader.dataset)
+        self.wrapped = wrapped = copy.deepcopy(cfg.test_dataloader.dataset)
         for dataset in _nested(wrapped):
             dataset['lazy_init'] = True
         self.dataset = DATASETS.build(wrapped)
@@ -247,23 +268,16 @@ class Truths:
         self._index: Dict[Path, int] = {}
         if not wanted:
             return
-        steps = [
-            step
-            for dataset in _nested(wrapped)
-            for step in dataset.get('pipeline', ())
-            if step['type'].rpartition('.')[2] == 'LoadAnnotations'
-        ]
-        self._load_mask = TRANSFORMS.build(
-            steps[0] if steps else dict(type='LoadAnnotations')
-        )
         try:
             self.dataset.full_init()
         except (OSError, AssertionError, ValueError) as error:
             self.missing = f'the test data of {cfg.filename} is not there: {error}'
             return
         for i in range(len(self.dataset)):
-            path = Path(self.dataset.get_data_info(i)['img_path'])
-            self._index[path.resolve()] = i
+            info = self.dataset.get_data_info(i)
+            for key in self.path_keys:
+                if key in info:
+                    self._index[Path(info[key]).resolve()] = i
 
     def info(self, path: Path) -> Optional[dict]:
         """What the data set says about a picture; None if it has it not."""
@@ -288,7 +302,14 @@ class Truths:
         info = self.info(path)
         if info is None or 'seg_map_path' not in info:
             return None
+        steps = [
+            step
+            for dataset in _nested(self.wrapped)
+            for step in dataset.get('pipeline', ())
+            if step['type'].rpartition('.')[2] == 'LoadAnnotations'
+        ]
+        load = TRANSFORMS.build(steps[0] if steps else dict(type='LoadAnnotations'))
         try:
-            return self._load_mask(info)['gt_seg_map']
+            return load(info)['gt_seg_map']
         except FileNotFoundError:
             return None
