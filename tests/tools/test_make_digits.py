@@ -387,9 +387,15 @@ def test_scattered_same_arguments_give_same_bytes(scattered, tmp_path):
     output = run(tmp_path / 'det', '--task', 'seg', *SCATTERED, code=1)
     assert 'other arguments' in output and '--force' in output
     output = ' '.join(run('--help').split())
-    assert 'training pictures (default: cls 10000, det 6000, seg 6000)' in output
-    assert 'validation pictures (default: cls 2000, det 1000, seg 1000)' in output
-    assert 'in pixels (default: cls 64, det 128, seg 128)' in output
+    assert (
+        'training pictures (default: cls 10000, det 6000, seg 6000, video 3200)'
+        in output
+    )
+    assert (
+        'validation pictures (default: cls 2000, det 1000, seg 1000, video 800)'
+        in output
+    )
+    assert 'in pixels (default: cls 64, det 128, seg 128, video 52)' in output
 
 
 def test_sources_take_turns(scenes_module, tasks_module):

@@ -68,7 +68,7 @@ class PlacedDigit:
     """One digit on the canvas.
 
     Args:
-        label (int): Class, 0..9.
+        label (int): Class.
         source (int): Index of the source digit in scikit-learn's set.
         alpha (np.ndarray): Opacity, (h, w) in 0..1.
         color (np.ndarray): RGB in 0..1, shape (3,).
@@ -253,7 +253,7 @@ class SceneSampler:
         Returns:
             Scene: Digits overlap neither each other nor bright clutter.
         """
-        scene = Scene(self._background(rng))
+        scene = Scene(self.background(rng))
         occupied = []
         for source in sources:
             alpha = render_glyph(
@@ -266,11 +266,11 @@ class SceneSampler:
                         int(self.labels[source]),
                         int(source),
                         alpha,
-                        _ink_color(rng),
+                        ink_color(rng),
                         *place,
                     )
                 )
-        self._add_fragments(scene.background, occupied, rng)
+        self.add_fragments(scene.background, occupied, rng)
         return scene
 
     def _free_place(
@@ -298,7 +298,7 @@ class SceneSampler:
                 return x, y
         return None
 
-    def _background(self, rng: np.random.Generator) -> np.ndarray:
+    def background(self, rng: np.random.Generator) -> np.ndarray:
         """Dark texture with strokes and blobs that are dimmer than ink."""
         size = self.canvas_size
         cells = int(rng.integers(2, 9))
@@ -340,7 +340,7 @@ class SceneSampler:
             )
         return layer.astype(np.float32) / 255
 
-    def _add_fragments(
+    def add_fragments(
         self,
         canvas: np.ndarray,
         occupied: List[Tuple[int, int, int, int]],
@@ -367,10 +367,10 @@ class SceneSampler:
             alpha = render_glyph(part, height, rng)
             place = self._free_place(alpha.shape, occupied, rng, tries=5)
             if place is not None:
-                paste(canvas, alpha, _ink_color(rng), *place)
+                paste(canvas, alpha, ink_color(rng), *place)
 
 
-def _ink_color(rng: np.random.Generator) -> np.ndarray:
+def ink_color(rng: np.random.Generator) -> np.ndarray:
     """Bright and at most half saturated: brighter than any background."""
     tint = 1 - rng.uniform(0, 0.5) * rng.random(3)
     return (rng.uniform(0.75, 1) * tint).astype(np.float32)

@@ -5,12 +5,13 @@ them in :data:`TASKS`.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Tuple
+from typing import Any, Callable, Dict, Iterable, Tuple, Union
 
 import cv2
 import numpy as np
+from digit_clips import MOTIONS, Clip, compose_clip, write_mp4
 from digit_scenes import NUM_CLASSES, Scene, SceneSampler
 
 MAX_DIGITS = 6
@@ -51,16 +52,23 @@ class Task:
         digit_eighths (tuple[int, int]): Default least and greatest height of
             the digits, in eighths of the pictures' side.
         columns (int): Tiles side by side in ``samples.png``.
+        samples (int): Tiles of ``samples.png``, at most.
+        noun (str): What the task calls its scenes.
+        options (dict): Defaults of the arguments which only this task has;
+            ``compose`` and ``write`` get their values as keywords.
     """
 
-    compose: Callable[[SceneSampler, np.random.Generator, int], Scene]
-    write: Callable[[Path, str, Iterable[Scene]], None]
-    draw: Callable[[Scene], np.ndarray]
+    compose: Callable[..., Union[Scene, Clip]]
+    write: Callable[..., None]
+    draw: Callable[[Any], np.ndarray]
     train: int
     val: int
     size: int
     digit_eighths: Tuple[int, int]
     columns: int = 10
+    samples: int = 40
+    noun: str = 'pictures'
+    options: Dict[str, Any] = field(default_factory=dict)
 
 
 def compose_single(
@@ -150,6 +158,37 @@ def write_masks(root: Path, split: str, scenes: Iterable[Scene]) -> None:
         write_image(root / 'ann_dir' / name, scene.label_map())
 
 
+def write_clips(
+    root: Path, split: str, clips: Iterable[Clip], format: str, **_: object
+) -> None:
+    """Write clips, ``split.txt``, ``split_boxes.json`` and ``classes.txt``.
+
+    Args:
+        root (Path): Folder of the data set.
+        split (str): 'train' or 'val'.
+        clips (Iterable[Clip]): The clips.
+        format (str): 'mp4', a file per clip, or 'frames', a folder each.
+    """
+    folder = f'{"videos" if format == "mp4" else "frames"}/{split}'
+    (root / folder).mkdir(parents=True)
+    boxes, lines = {}, []
+    for index, clip in enumerate(clips):
+        name, frames = f'{folder}/{index:06d}', clip.render()
+        if format == 'mp4':
+            name += '.mp4'
+            write_mp4(root / name, frames)
+            lines.append(f'{name} {clip.label}\n')
+        else:
+            (root / name).mkdir()
+            for number, frame in enumerate(frames, start=1):
+                write_image(root / name / f'img_{number:05d}.png', frame)
+            lines.append(f'{name} {len(frames)} {clip.label}\n')
+        boxes[name] = clip.boxes()
+    (root / f'{split}.txt').write_text(''.join(lines), encoding='utf-8')
+    (root / 'classes.txt').write_text('\n'.join(MOTIONS) + '\n', encoding='utf-8')
+    write_json(root / f'{split}_boxes.json', boxes)
+
+
 def draw_boxes(scene: Scene) -> np.ndarray:
     """Return the enlarged picture with its boxes."""
     tile = scene.render()
@@ -166,6 +205,18 @@ def draw_mask(scene: Scene) -> np.ndarray:
     tile = np.concatenate([scene.render(), _PALETTE[scene.label_map()]], axis=1)
     zoom = max(1, 128 // len(tile))
     return np.kron(tile, np.ones((zoom, zoom, 1), np.uint8))
+
+
+def draw_strip(clip: Clip) -> np.ndarray:
+    """Return six frames side by side with the class above them."""
+    pictures = clip.render()
+    chosen = np.linspace(0, len(pictures) - 1, 6).round().astype(int)
+    strip = np.concatenate([pictures[i] for i in chosen], axis=1)
+    zoom = max(1, 128 // len(strip))
+    strip = np.kron(strip, np.ones((zoom, zoom, 1), np.uint8))
+    strip = np.pad(strip, ((16, 0), (0, 8), (0, 0)))
+    name, font = MOTIONS[clip.label], cv2.FONT_HERSHEY_SIMPLEX
+    return cv2.putText(strip, name, (2, 11), font, 0.4, (255,) * 3, 1, cv2.LINE_AA)
 
 
 def write_samples(root: Path, tiles: Iterable[np.ndarray], columns: int) -> None:
@@ -211,4 +262,17 @@ TASKS: Dict[str, Task] = {
     ),
     'det': Task(compose_several, write_coco, draw_boxes, **_SCATTERED),
     'seg': Task(compose_several, write_masks, draw_mask, columns=5, **_SCATTERED),
+    'video': Task(
+        compose_clip,
+        write_clips,
+        draw_strip,
+        train=3200,
+        val=800,
+        size=52,
+        digit_eighths=(2, 3),
+        columns=2,
+        samples=24,
+        noun='clips',
+        options=dict(frames=16, format='mp4'),
+    ),
 }

@@ -36,6 +36,22 @@ Layout of ``--task seg``, the same scenes as those of ``det``, mmseg's
     OUT/img_dir/val/<number>.png      OUT/ann_dir/val/<number>.png
 
 A mask has a single channel: 0 is background, 1 to 10 the ink of digit 0 to 9.
+
+Layout of ``--task video``, clips of one moving digit, mmaction2's
+``VideoDataset``; the class is the motion, ``classes.txt`` names all 8::
+
+    OUT/videos/train/<number>.mp4    OUT/train.txt    OUT/train_boxes.json
+    OUT/videos/val/<number>.mp4      OUT/val.txt      OUT/val_boxes.json
+
+With ``--format frames`` for ``RawframeDataset``, whose lists name a folder
+and its number of frames in place of a file::
+
+    OUT/frames/train/<number>/img_00001.png    (the lists and boxes as above)
+
+A boxes file maps a clip, named as in the list, to one
+``[x1, y1, x2, y2, label]`` per frame. The middle of a clip does not tell its
+class: the digit's place and size there are drawn alike for all. mp4 files
+need PyAV.
 """
 
 import argparse
@@ -49,6 +65,7 @@ from typing import Iterable, Iterator, List
 
 import cv2
 import numpy as np
+from digit_clips import UNREADABLE_WIDTHS, check_encoder
 from digit_scenes import Scene, SceneSampler, load_source_digits, split_sources
 from digit_tasks import TASKS, Task, write_json, write_samples
 
@@ -58,30 +75,37 @@ MANIFEST = 'digits_manifest.json'
 SPLITS = ('train', 'val')
 MIN_CANVAS = 32
 MIN_DIGIT = 8
+MIN_FRAMES = 4
 
 
 def make_scenes(
-    task: Task, sampler: SceneSampler, seed: int, split: str, count: int
+    task: Task,
+    sampler: SceneSampler,
+    seed: int,
+    split: str,
+    count: int,
+    options: dict,
 ) -> Iterator[Scene]:
-    """Draw the scenes of a split.
+    """Draw the scenes (or clips) of a split.
 
     Each has a generator of its own: a smaller set with the same seed is the
     beginning of a larger one.
     """
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        yield task.compose(sampler, rng, index)
+        yield task.compose(sampler, rng, index, **options)
 
 
 def show_progress(
-    scenes: Iterable[Scene], count: int, name: str, used: List[int]
+    scenes: Iterable[Scene], count: int, name: str, noun: str, used: List[int]
 ) -> Iterator[Scene]:
     """Pass scenes on and report how far they are.
 
     Args:
         scenes (Iterable[Scene]): The scenes.
         count (int): How many there will be.
-        name (str): What they are, for the report.
+        name (str): The split, for the report.
+        noun (str): What the scenes are, for the report.
         used (list[int]): Collects the source digits which the scenes show.
     """
     start = last = time.monotonic()
@@ -93,7 +117,7 @@ def show_progress(
         if done == count or now - last >= (0.2 if live else 5):
             last = now
             left = (now - start) / done * (count - done)
-            line = f'{name}: {done}/{count} pictures, {left:.0f} s left'
+            line = f'{name}: {done}/{count} {noun}, {left:.0f} s left'
             print(
                 f'\r{line} ' if live else line,
                 end='\n' if done == count or not live else '',
@@ -110,18 +134,27 @@ def build(root: Path, arguments: dict) -> None:
         arguments=arguments,
         versions=dict(numpy=np.__version__, opencv=cv2.__version__),
     )
+    options = {name: arguments[name] for name in task.options}
+    if options.get('format') == 'mp4':
+        manifest['versions']['av'] = check_encoder()
     for split, sources in split_sources(labels).items():
         sampler = SceneSampler(
             pixels, labels, sources, arguments['size'], tuple(arguments['digit_size'])
         )
         count = arguments[split]
-        scenes = make_scenes(task, sampler, arguments['seed'], split, count)
+        scenes = make_scenes(task, sampler, arguments['seed'], split, count, options)
         used: List[int] = []
-        task.write(root, split, show_progress(scenes, count, split, used))
+        scenes = show_progress(scenes, count, split, task.noun, used)
+        task.write(root, split, scenes, **options)
         manifest[f'{split}_sources'] = sorted(set(used))
         if split == 'val':
             scenes = make_scenes(
-                task, sampler, arguments['seed'], split, min(count, 40)
+                task,
+                sampler,
+                arguments['seed'],
+                split,
+                min(count, task.samples),
+                options,
             )
             write_samples(root, map(task.draw, scenes), task.columns)
     manifest['num_files'] = count_files(root)
@@ -162,7 +195,8 @@ def make_dataset(out: Path, arguments: dict, force: bool = False) -> bool:
 
     Args:
         out (Path): Where it goes; a folder of this tool or a new one.
-        arguments (dict): task, train, val, size, digit_size, seed.
+        arguments (dict): task, train, val, size, digit_size, seed and those
+            which only this task has.
         force (bool): Build anew what this tool has built before.
 
     Returns:
@@ -213,7 +247,8 @@ def parse_args() -> argparse.Namespace:
         choices=sorted(TASKS),
         default='cls',
         help='cls: one digit per picture, a folder per class; det: 1 to 6 digits, '
-        'COCO boxes; seg: 1 to 6 digits, masks (default: %(default)s)',
+        'COCO boxes; seg: 1 to 6 digits, masks; video: clips of one digit, '
+        'classes are motions (default: %(default)s)',
     )
     parser.add_argument(
         '--train',
@@ -235,8 +270,21 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('MIN', 'MAX'),
-        help='least and greatest height of the digits in pixels (default, in '
-        f'eighths of --size: {by_task("digit_eighths")})',
+        help='least and greatest height of the digits in pixels, for video at the '
+        'middle of the clip (default, in eighths of --size: '
+        f'{by_task("digit_eighths")})',
+    )
+    parser.add_argument(
+        '--frames',
+        type=int,
+        help='video: frames of each clip (default: '
+        f'{TASKS["video"].options["frames"]})',
+    )
+    parser.add_argument(
+        '--format',
+        choices=['mp4', 'frames'],
+        help='video: an mp4 file or a folder of png files per clip (default: '
+        f'{TASKS["video"].options["format"]})',
     )
     parser.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
     parser.add_argument(
@@ -247,6 +295,14 @@ def parse_args() -> argparse.Namespace:
     for name in ('train', 'val', 'size'):
         if getattr(args, name) is None:
             setattr(args, name, getattr(task, name))
+    for name in TASKS['video'].options:
+        if name in task.options:
+            if getattr(args, name) is None:
+                setattr(args, name, task.options[name])
+        elif getattr(args, name) is not None:
+            parser.error(f'--{name} is for --task video, not {args.task}')
+        else:
+            delattr(args, name)
     if args.digit_size is None:
         args.digit_size = [
             max(MIN_DIGIT, args.size * eighths // 8) for eighths in task.digit_eighths
@@ -266,6 +322,19 @@ def parse_args() -> argparse.Namespace:
         )
     if args.seed < 0:
         parser.error(f'--seed must not be negative, got {args.seed}')
+    if args.task == 'video':
+        if args.frames < MIN_FRAMES:
+            parser.error(f'--frames must be at least {MIN_FRAMES}, got {args.frames}')
+        if args.format == 'mp4' and args.size % 2:
+            parser.error(
+                f'mp4 files need an even --size, got {args.size}; --format frames '
+                'takes any'
+            )
+        if args.format == 'mp4' and args.size in UNREADABLE_WIDTHS:
+            parser.error(
+                'decord, with which mmaction2 reads videos, fails at a width of '
+                f'{args.size}; take another --size or --format frames'
+            )
     return args
 
 
@@ -276,7 +345,8 @@ def main() -> None:
     if make_dataset(out, arguments, force):
         print(
             f'Wrote {out}: {arguments["train"]} training and '
-            f'{arguments["val"]} validation pictures of {arguments["size"]}x'
+            f'{arguments["val"]} validation {TASKS[arguments["task"]].noun} of '
+            f'{arguments["size"]}x'
             f'{arguments["size"]} in {time.monotonic() - start:.0f} s; '
             f'{out / "samples.png"} shows some.'
         )
