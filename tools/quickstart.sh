@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained SparseFormer with one command:
 #
-#   bash tools/quickstart.sh [--task classification|detection|segmentation]
+#   bash tools/quickstart.sh [--task classification|detection|segmentation|video]
 #                            [--stack onedl|openmmlab] [--python PATH]
 #
 # Makes the environment, makes a data set of real handwritten digits (nothing
 # is downloaded for it), trains a small model, tests it and draws where its
-# tokens look. The task is classification if not given; the other two need the
+# tokens look. The task is classification if not given; the others need the
 # environment of all libraries (tools/setup_env.sh --level full), and the segmentor
 # starts from the detector, which is trained first if it is not there. A second run
 # reuses all that is there; after Ctrl-C the same command goes on from the last
@@ -44,8 +44,12 @@ case $task in
         config=configs/segmentation/sparseformer-nano_1xb8_digits.py
         data=data/digits_seg digits=seg level=full work=work_dirs/quickstart_seg
         metric='mIoU: [0-9.]+' means='mIoU (0 to 100)' ;;
+    video)
+        config=configs/video/sparseformer-nano_1xb16_digits.py
+        data=data/digits_video digits=video level=full work=work_dirs/quickstart_video
+        metric='acc/top1: [0-9.]+' means='top-1 (0 to 1)' ;;
     *)
-        echo "--task is classification, detection or segmentation, not '$task'" >&2
+        echo "--task is classification, detection, segmentation or video, not '$task'" >&2
         exit 2 ;;
 esac
 step() { printf '\n=== %s (%d s since the start)\n' "$*" "$SECONDS"; }
@@ -120,6 +124,10 @@ case $task in
     segmentation)
         "$python" tools/visualization/vis_focus.py "$config" "$checkpoint" \
             "$data/img_dir/val" --out "$work/pictures"
+        picture=$work/pictures ;;
+    video)
+        "$python" tools/visualization/vis_focus.py "$config" "$checkpoint" \
+            "$data/videos/val" --out "$work/pictures"
         picture=$work/pictures ;;
 esac
 

@@ -7,7 +7,8 @@ under autocast and for half-precision models.
 """
 
 import math
-from typing import List, Tuple
+import operator
+from typing import List, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -206,29 +207,33 @@ def init_offsets(
     if spatial_dims == 3:
         times = torch.zeros(num_points)
         if time_offsets == 'spread':
-            times = _cells(num_points)[_time_order(offsets)] - 0.5
+            times = _cells(num_points)[_time_order(rows)] - 0.5
         offsets = torch.cat([offsets, times[:, None]], 1)
     return offsets
 
 
-def _time_order(offsets: Tensor) -> Tensor:
-    """A permutation of P points which has little to do with where they lie.
+def _time_order(rows: Sequence[int]) -> List[int]:
+    """A permutation of a grid's points which has little to do with where they lie.
 
     Multiples of a step, modulo P: of all steps that reach every point, the one whose
-    largest correlation with x and y is the least.
+    largest covariance with x and y is the least. (In plain numbers: models are also
+    built where tensors have no values.)
 
     Args:
-        offsets: (P, 2) in x and y.
+        rows: points in each row, from the top.
     """
-    num = len(offsets)
-    index = torch.arange(num)
-    orders = [index * s % num for s in range(1, num + 1) if math.gcd(s, num) == 1]
-    centred = (offsets - offsets.mean(0)).t().double()
+    num = sum(rows)
+    xs = [(i + 0.5) / columns - 0.5 for columns in rows for i in range(columns)]
+    ys = [(i + 0.5) / len(rows) - 0.5 for i, columns in enumerate(rows)]
+    ys = [y for y, columns in zip(ys, rows) for _ in range(columns)]
 
-    def relation(order: Tensor) -> float:
-        return float((centred @ (order - order.double().mean())).abs().max())
+    def relation(order: List[int]) -> float:
+        late = [index - (num - 1) / 2 for index in order]
+        covariances = [sum(map(operator.mul, late, axis)) for axis in (xs, ys)]
+        return round(max(map(abs, covariances)), 6)  # equal ones stay equal
 
-    return min(orders, key=relation)
+    steps = [step for step in range(1, num + 1) if math.gcd(step, num) == 1]
+    return min(([i * s % num for i in range(num)] for s in steps), key=relation)
 
 
 def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:
@@ -257,4 +262,6 @@ def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:
 
 def grid_shape(sizes: Tuple[int, ...], like: Tensor) -> Tensor:
     """(D,) tensor of a map's extent with x first, from its (T,) H, W shape."""
+    if torch.jit.is_tracing():  # sizes are tensors, and torch.tensor makes constants
+        return torch.stack([torch.as_tensor(size) for size in sizes[::-1]]).to(like)
     return torch.tensor(sizes[::-1], dtype=like.dtype, device=like.device)

@@ -28,7 +28,7 @@ esac
 METRICS = (
     'accuracy/top1: 11.1  '  # of a batch; the last one counts
     'accuracy/top1: 95.1234  coco/bbox_mAP: 0.7560  coco/bbox_mAP_50: 0.9750  '
-    'aAcc: 98.0000  mIoU: 77.2500  mAcc: 88.0000'
+    'aAcc: 98.0000  mIoU: 77.2500  mAcc: 88.0000  acc/top1: 0.9125  acc/mean1: 0.9'
 )
 
 pytestmark = pytest.mark.skipif(
@@ -82,7 +82,7 @@ def test_help_names_the_tasks(checkout):
     for option in ('-h', '--help'):
         code, out, err = checkout.run('--task', 'detection', option)
         assert (code, err) == (0, '')
-        assert '[--task classification|detection|segmentation]' in out
+        assert '[--task classification|detection|segmentation|video]' in out
         assert 'set -euo' not in out
     assert checkout.calls() == []
 
@@ -91,8 +91,8 @@ def test_help_names_the_tasks(checkout):
     'arguments, message',
     [
         (
-            ('--task', 'video'),
-            "--task is classification, detection or segmentation, not 'video'",
+            ('--task', 'pose'),
+            "--task is classification, detection, segmentation or video, not 'pose'",
         ),
         (('--task',), '--task needs a value'),
     ],
@@ -104,7 +104,8 @@ def test_bad_task(checkout, arguments, message):
 
 
 @pytest.mark.parametrize(
-    'task, library', [('detection', 'mmdet'), ('segmentation', 'mmseg')]
+    'task, library',
+    [('detection', 'mmdet'), ('segmentation', 'mmseg'), ('video', 'mmaction')],
 )
 @pytest.mark.parametrize('by_option', [True, False])
 def test_a_named_interpreter_has_to_suit_the_task(checkout, task, library, by_option):
@@ -146,6 +147,12 @@ def test_a_named_interpreter_has_to_suit_the_task(checkout, task, library, by_op
             'quickstart_seg',
             'segmentation/sparseformer-nano_1xb8_digits.py',
             '77.2500 mIoU (0 to 100)',
+        ),
+        (
+            'video',
+            'quickstart_video',
+            'video/sparseformer-nano_1xb16_digits.py',
+            '0.9125 top-1 (0 to 1)',
         ),
     ],
 )

@@ -1,0 +1,19 @@
+# The image model on the middle frame of each clip: a test of the data set, whose
+# classes no single frame should tell.
+_base_ = './sparseformer-nano_1xb16_digits.py'
+
+# A tube of one frame is an image's RoI.
+model = dict(backbone=dict(token_inflation=1, time_offsets='middle'))
+
+pipeline = [
+    dict(
+        type='sparseformer_mm.action.ReadFrames',
+        sample=dict(type='UniformSample', clip_len=1, test_mode=True),
+    ),
+    dict(type='FormatShape', input_format='NCTHW'),
+    dict(type='PackActionInputs'),
+]
+
+train_dataloader = dict(dataset=dict(pipeline=pipeline))
+val_dataloader = dict(dataset=dict(pipeline=pipeline))
+test_dataloader = dict(dataset=dict(pipeline=pipeline))

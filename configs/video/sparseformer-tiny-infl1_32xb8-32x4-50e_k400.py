@@ -1,0 +1,23 @@
+# VideoSparseFormer-T with the 49 tokens of an image, each over the whole clip
+# (paper, Table 6: 69.5 top-1).
+_base_ = [
+    '../_base_/models/sparseformer_video.py',
+    '../_base_/datasets/kinetics400_bs8_32x4.py',
+    '../_base_/schedules/kinetics400_bs256_adamw_50e.py',
+    '../_base_/video_runtime.py',
+]
+
+# Pretrain: a classifier of ImageNet-1K, from the authors' file by
+# tools/model_converters/showlab_to_mm.py or from a run of
+# ../classification/sparseformer-tiny_8xb128_in1k.py. Training stops at once if it
+# is not there. For another file:
+#   --cfg-options model.backbone.init_cfg.checkpoint=PATH
+pretrained = 'checkpoints/sparseformer-tiny_in1k.pth'
+
+model = dict(
+    backbone=dict(
+        token_inflation=1,
+        # Takes the backbone out of the image classifier and inflates its tokens.
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
+    ),
+)

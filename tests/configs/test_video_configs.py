@@ -1,0 +1,704 @@
+"""Every video config: numbers, size, what the pipelines pick of a video, and one
+iteration on stand-in data of the layout it asks for."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Dict, NamedTuple, Optional
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+if importlib.util.find_spec('mmaction') is None:
+    pytest.skip('needs mmaction2: pip install mmaction2', allow_module_level=True)
+# First: the released mmaction2 does not import without it.
+import sparseformer_mm.action.compat  # noqa: E402, F401  # isort: skip
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.dataset import Compose  # noqa: E402
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+from pretrained_standin import (  # noqa: E402
+    CORTEX_DIMS,
+    DROP_PATH,
+    FOCUSING_DIMS,
+    PARAMS,
+    TOKENS,
+    listen,
+    save_classifier,
+)
+
+pytestmark = pytest.mark.mmaction
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / 'configs' / 'video'
+README = CONFIGS / 'README.md'
+
+
+class Recipe(NamedTuple):
+    """What a config must say; multiply-adds (G) without the products of mixing, and
+    as the paper prints them."""
+
+    arch: str
+    inflation: int
+    giga_macs: float
+    paper: Optional[int] = None
+    classes: int = 400
+    pretrained: Optional[str] = None
+
+
+IN21K = 'work_dirs/sparseformer-base_8xb128-60e_in21k/epoch_60.pth'
+RECIPES: Dict[str, Recipe] = {
+    'sparseformer-tiny_32xb8-32x4-50e_k400': Recipe('tiny', 8, 22.17, 22),
+    'sparseformer-small_32xb8-32x4-50e_k400': Recipe('small', 8, 37.97, 38),
+    'sparseformer-base_in21k-pre_32xb8-32x4-50e_k400': Recipe(
+        'base', 8, 73.49, 74, pretrained=IN21K
+    ),
+    'sparseformer-tiny-infl1_32xb8-32x4-50e_k400': Recipe('tiny', 1, 7.56, 7),
+    'sparseformer-tiny-infl4_32xb8-32x4-50e_k400': Recipe('tiny', 4, 13.52, 13),
+    'sparseformer-tiny-infl16_32xb8-32x4-50e_k400': Recipe('tiny', 16, 41.83, 32),
+    'sparseformer-tiny_32xb8-uniform32-50e_sthv2': Recipe('tiny', 8, 22.17, None, 174),
+}
+K400 = 'sparseformer-tiny_32xb8-32x4-50e_k400'
+STHV2 = 'sparseformer-tiny_32xb8-uniform32-50e_sthv2'
+# Small models, with their classes.
+SMALL = {'sparseformer-nano_1xb8_fight2': 2, 'resnet3d18_1xb8_fight2': 2}
+NANO = 'sparseformer-nano_1xb8_fight2'
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmaction'):
+        yield
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def test_no_config_is_forgotten():
+    files = {path.stem for path in CONFIGS.glob('*.py') if 'digits' not in path.stem}
+    assert files == RECIPES.keys() | SMALL.keys()
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in CONFIGS.glob('*.py')))
+def test_every_config_is_listed_in_the_readme(name):
+    assert f'({name}.py)' in README.read_text('utf-8')
+
+
+def depth(path: Path) -> int:
+    """The longest chain of ``_base_`` files, all of them of this package."""
+    found = re.search(
+        r'^_base_ = (\[.*?\]|\'.*?\')', path.read_text('utf-8'), re.S | re.M
+    )
+    if not found:
+        return 0
+    paths = re.findall(r"'(.*?)'", found[1])
+    assert paths and not any('::' in base for base in paths)
+    return 1 + max(depth(path.parent / base) for base in paths)
+
+
+@pytest.mark.parametrize('name', [*RECIPES, *SMALL])
+def test_runtime(name):
+    cfg = load(name)
+    assert depth(CONFIGS / f'{name}.py') <= 2
+    assert cfg.default_scope == 'mmaction'
+    assert cfg.custom_imports == dict(
+        imports=['sparseformer_mm.action.compat'], allow_failed_imports=False
+    )
+    hooks = {hook.type: hook for hook in cfg.default_hooks.values()}
+    assert 'sparseformer_mm.LossScaleHook' in hooks
+    assert 'sparseformer_mm.ConvertCheckpointHook' in hooks
+    assert hooks['CheckpointHook'].save_best == 'acc/top1'
+    assert hooks['CheckpointHook'].rule == 'greater'
+    assert cfg.visualizer.type == 'ActionVisualizer'
+    # The last epoch is validated.
+    assert cfg.train_cfg.max_epochs % cfg.train_cfg.val_interval == 0
+    # The name says GPUs and batch per GPU, and the learning rate is for them.
+    gpus, batch = map(int, re.search(r'_(\d+)xb(\d+)', name).groups())
+    assert cfg.train_dataloader.batch_size == batch
+    assert cfg.auto_scale_lr.base_batch_size == gpus * batch
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        kinds = [step.type for step in loader.dataset.pipeline]
+        assert kinds[0] == 'sparseformer_mm.action.ReadFrames'
+        assert kinds[-2:] == ['FormatShape', 'PackActionInputs']
+    assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipe_is_the_papers(name):
+    recipe, cfg = RECIPES[name], load(name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('AdamW', 5e-4)
+    assert cfg.auto_scale_lr.base_batch_size == 256
+    assert cfg.train_cfg.max_epochs == 50
+    warmup, cosine = cfg.param_scheduler
+    assert (warmup.type, warmup.begin, warmup.end) == ('LinearLR', 0, 5)
+    assert cosine.type == 'CosineAnnealingLR'
+    assert (cosine.begin, cosine.end) == (5, 50)
+    # MViT's protocol.
+    assert optimizer.weight_decay == 0.05
+    assert cfg.optim_wrapper.clip_grad.max_norm == 1.0
+    assert 'custom_hooks' not in cfg  # no moving average
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomErasing'].erase_prob == 0.25
+    assert steps['RandomResizedCrop'].area_range == (0.08, 1.0)
+    assert steps['TorchVisionWrapper'].op == 'RandAugment'
+    mixes = cfg.model.data_preprocessor.blending.augments
+    assert mixes == [
+        dict(type='MixupBlending', alpha=0.8, num_classes=recipe.classes),
+        dict(type='CutmixBlending', alpha=1.0, num_classes=recipe.classes),
+    ]
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_model_settings(name):
+    recipe, cfg = RECIPES[name], load(name)
+    backbone, head = cfg.model.backbone, cfg.model.cls_head
+    assert cfg.model.type == 'Recognizer3D'
+    assert backbone.arch == recipe.arch
+    assert (backbone.spatial_dims, backbone.out_type) == (3, 'featmap')
+    assert backbone.token_inflation == recipe.inflation
+    assert f'-infl{recipe.inflation}_' in name or recipe.inflation == 8
+    assert backbone.drop_path_rate == DROP_PATH[recipe.arch]
+    assert backbone.init_cfg == dict(
+        type='Pretrained',
+        checkpoint=recipe.pretrained
+        or f'checkpoints/sparseformer-{recipe.arch}_in1k.pth',
+    )
+    assert head.type == 'I3DHead'
+    assert head.num_classes == recipe.classes
+    assert head.in_channels == CORTEX_DIMS[recipe.arch]
+    assert (head.dropout_ratio, head.label_smooth_eps) == (0.5, 0.1)
+    assert head.average_clips == 'prob'
+    preprocessor = cfg.model.data_preprocessor
+    assert preprocessor.mean == [123.675, 116.28, 103.53]
+    assert preprocessor.std == [58.395, 57.12, 57.375]
+    # The views of one video only.
+    assert cfg.model.test_cfg.max_testing_views == 4
+    assert cfg.val_dataloader.batch_size == cfg.test_dataloader.batch_size == 1
+
+
+def count_parameters(recipe: Recipe) -> int:
+    """Of the image classifier and what tubes add to it."""
+    width, focusing = CORTEX_DIMS[recipe.arch], FOCUSING_DIMS[recipe.arch]
+    tokens, copies = TOKENS[recipe.arch], recipe.inflation
+    total = PARAMS[recipe.arch] + (recipe.classes - 1000) * (width + 1)
+    # Embeddings of the copies, and RoIs with time and length.
+    total += (copies - 1) * tokens * focusing + (6 * copies - 4) * tokens
+    # In both blocks that sample: 36 temporal offsets with a start of their own, and
+    # deltas of time and length.
+    return total + (36 + 2) * (width + focusing) + 2 * 36
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_full_size_model(name, quiet):
+    """Parameters, outputs and each parameter's learning rate and decay."""
+    recipe, cfg = RECIPES[name], load(name)
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        logits = model(torch.zeros(1, 1, 3, 4, 32, 48), mode='tensor', stage='head')
+    assert logits.shape == (1, recipe.classes)
+    names = dict(model.named_parameters())
+    total = sum(value.numel() for value in names.values())
+    assert total == count_parameters(recipe)
+    published = dict(tiny=31e6, small=48e6, base=81e6)[recipe.arch]
+    assert total == pytest.approx(published, rel=0.02)
+    assert f'| {total / 1e6:.1f} |' in row(name)
+
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    groups = {
+        id(parameter): group
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+    assert len(groups) == len(names)  # each once, none left out
+    for key, value in names.items():
+        group = groups[id(value)]
+        assert group['lr'] == 5e-4, key
+        bare = value.ndim == 1 or key.endswith(('bias', 'token_rois'))
+        assert group['weight_decay'] == (0 if bare else 0.05), key
+
+
+def row(name: str) -> str:
+    """A config's line in the README's tables (the first of them)."""
+    lines = README.read_text('utf-8').splitlines()
+    return next(line for line in lines if line.startswith(f'| [{name}.py]'))
+
+
+def count_flops(name: str, capsys) -> dict:
+    path = ROOT / 'tools' / 'analysis_tools' / 'get_flops.py'
+    spec = importlib.util.spec_from_file_location('get_flops', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = str(CONFIGS / f'{name}.py')
+    module.main([config, '--shape', '32', '224', '224', '--json'])
+    out = capsys.readouterr().out
+    return json.loads(out[out.index('{\n') :])
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        name if name == K400 else pytest.param(name, marks=pytest.mark.slow)
+        for name in RECIPES
+    ],
+)
+def test_multiply_adds_per_view(name, capsys):
+    recipe, report = RECIPES[name], count_flops(name, capsys)
+    full, ours = report['macs'] / 1e9, report['macs_as_published'] / 1e9
+    assert ours == pytest.approx(recipe.giga_macs, abs=0.01)
+    # Five times, each token multiplies 36 x 96 features with 96 x 96 and 36 x 36.
+    tokens = TOKENS[recipe.arch] * recipe.inflation
+    mixing = 5 * tokens * (36 * 96 * 96 + 36 * 36 * 96)
+    assert report['macs'] - report['macs_as_published'] == mixing
+    assert f'| {full:.1f} | {ours:.1f} |' in row(name)
+    if recipe.paper is None:
+        return
+    assert f'| {recipe.paper} x 4 x 3 |' in row(name)
+    if recipe.inflation == 1:
+        # The paper's whole number is too coarse for 5 %; it is ours, cut.
+        assert int(ours) == recipe.paper
+    elif recipe.inflation == 16:
+        # The paper's 32 contradicts its other rows: per copy, the count cannot rise
+        # less from 8 to 16 copies (40 at least) than it does from 4 to 8 (13 to 22).
+        assert ours > 22 + 2 * (22 - 13) > recipe.paper
+    else:
+        assert ours == pytest.approx(recipe.paper, rel=0.05)
+
+
+def make_video(length: int, height: int, width: int) -> np.ndarray:
+    """Red and green are the frame's number, blue is the column."""
+    video = np.zeros((length, height, width, 3), np.uint8)
+    number = np.arange(length)[:, None, None]
+    video[..., 0], video[..., 1] = number % 200, number // 200
+    video[..., 2] = np.arange(width) * 255 // width
+    return video
+
+
+def run(pipeline: list, video: np.ndarray) -> torch.Tensor:
+    """What the model gets of a video, (views, 3, T, H, W)."""
+    return Compose(pipeline)(dict(array=video, label=0))['inputs']
+
+
+def frame_numbers(clips: torch.Tensor) -> np.ndarray:
+    """(views, T), of clips that are not augmented."""
+    red, green = clips[:, 0].long(), clips[:, 1].long()
+    return (red + 200 * green)[:, :, 7, 7].numpy()
+
+
+def test_kinetics_views():
+    cfg, video = load(K400), make_video(301, 224, 272)
+    views = run(cfg.test_pipeline, video)
+    assert views.shape == (12, 3, 32, 224, 224) and views.dtype == torch.uint8
+    numbers = frame_numbers(views)
+    # A stride of 4, from four starts spread over the video ...
+    assert (np.diff(numbers) == 4).all()
+    assert sorted(set(numbers[:, 0].tolist())) == [0, 59, 117, 176]
+    # ... and of each clip the left, the middle and the right.
+    columns = views[:, 2, 0, 0, 0].numpy()
+    cells = {(n, c) for n, c in zip(numbers[:, 0].tolist(), columns.tolist())}
+    edges = {int(x) * 255 // 272 for x in (0, 24, 48)}
+    assert cells == {(n, c) for n in (0, 59, 117, 176) for c in edges}
+
+    (view,) = run(cfg.val_dataloader.dataset.pipeline, video)[None]
+    assert view.shape == (1, 3, 32, 224, 224)
+    assert frame_numbers(view)[0].tolist() == list(range(88, 88 + 125, 4))
+    assert view[0, 2, 0, 0, 0] == 24 * 255 // 272
+
+
+def test_kinetics_videos_shorter_than_the_clip():
+    """They are repeated."""
+    views = run(load(K400).test_pipeline, make_video(50, 224, 272))
+    assert views.shape == (12, 3, 32, 224, 224)
+    expected = (np.arange(32) * 4) % 50
+    assert (frame_numbers(views) == expected).all()
+
+
+@pytest.mark.parametrize('name', [K400, STHV2, NANO])
+def test_training_does_not_move_still_frames(name):
+    """Augmentation is the same for all frames, or it would make up motion."""
+    cfg = load(name)
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step.type == 'RandomErasing':
+            step.erase_prob = 0.0  # its noise is drawn for each frame
+    noise = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), np.uint8)
+    still = np.repeat(cv2.resize(noise[0], (320, 240))[None], 140, 0)
+    pipeline = Compose(cfg.train_dataloader.dataset.pipeline)
+    results = []
+    for seed in range(4):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        results.append(pipeline(dict(array=still, label=0))['inputs'])
+    side, length = (112, 16) if name == NANO else (224, 32)
+    for clip in results:
+        assert clip.shape == (1, 3, length, side, side)
+        assert (clip == clip[:, :, :1]).all()
+    assert not torch.equal(results[0], results[1])
+
+
+def sample(pipeline: list, length: int) -> np.ndarray:
+    """The frames that the first step of a pipeline picks."""
+    video = np.zeros((length, 2, 2, 3), np.uint8)
+    return Compose(pipeline[:1])(dict(array=video))['frame_inds']
+
+
+def test_kinetics_training_clips():
+    pipeline = load(K400).train_dataloader.dataset.pipeline
+    np.random.seed(0)
+    starts = set()
+    for _ in range(200):
+        frames = sample(pipeline, 300)
+        assert len(frames) == 32 and (np.diff(frames) == 4).all()
+        starts.add(frames[0])
+    # Anywhere: the clip's 128 frames end inside the video.
+    assert min(starts) < 10 and 160 < max(starts) <= 300 - 128
+
+
+@pytest.mark.parametrize(
+    'name, count, length', [(STHV2, 32, 161), (STHV2, 32, 40), (NANO, 16, 57)]
+)
+def test_one_frame_per_segment(name, count, length):
+    cfg = load(name)
+    edges = np.linspace(0, length - 1, count + 1).round()
+    np.random.seed(0)
+    picks = [sample(cfg.train_dataloader.dataset.pipeline, length) for _ in range(300)]
+    assert {len(pick) for pick in picks} == {count}
+    low, high = np.min(picks, 0), np.max(picks, 0)
+    # Every frame of a segment is met, and none outside.
+    assert (low == edges[:-1]).all() and (high == edges[1:]).all()
+    centres = (np.arange(count) + 0.5) * (length - 1) / count
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        (frames,) = {tuple(sample(loader.dataset.pipeline, length)) for _ in range(3)}
+        # mmaction2 rounds the start of a segment and cuts half its length.
+        assert (abs(frames - centres) < 1.5).all()
+        assert (edges[:-1] <= frames).all() and (frames <= edges[1:]).all()
+
+
+@pytest.mark.parametrize('name, count', [(STHV2, 32), (NANO, 16)])
+@pytest.mark.parametrize('length', [1, 5])
+def test_segments_of_short_videos_repeat_frames_in_order(name, count, length):
+    for loader in (load(name).train_dataloader, load(name).test_dataloader):
+        frames = sample(loader.dataset.pipeline, length)
+        assert len(frames) == count and (np.diff(frames) >= 0).all()
+        assert frames[0] == 0 and frames[-1] >= length - 2
+
+
+def test_something_something_is_not_flipped_and_has_three_views():
+    cfg = load(STHV2)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert 'Flip' not in [step.type for step in loader.dataset.pipeline]
+    kinetics = {s.type: s for s in load(K400).train_dataloader.dataset.pipeline}
+    assert kinetics['Flip'].flip_ratio == 0.5
+    views = run(cfg.test_pipeline, make_video(64, 224, 272))
+    assert views.shape == (3, 3, 32, 224, 224)
+    assert sorted(views[:, 2, 0, 0, 0].tolist()) == [
+        x * 255 // 272 for x in (0, 24, 48)
+    ]
+
+
+def write_video(path: Path, label: int, length: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10.0, (64, 48))
+    rng = np.random.default_rng(label)
+    for _ in range(length):
+        small = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        writer.write(cv2.resize(small, (64, 48)))
+    writer.release()
+
+
+def make_data(cfg: Config, root: Path) -> Path:
+    """Four videos per split where the config's data sets look for them."""
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        dataset, lines = loader.dataset, []
+        for label in range(4):
+            name = f'{dataset.ann_file[:5]}_{label}.mp4'
+            write_video(root / dataset.data_prefix.video / name, label, 20 + 9 * label)
+            lines.append(f'{name} {label % 2}\n')
+        (root / dataset.ann_file).write_text(''.join(lines))
+    return root
+
+
+def shrink_model(cfg: Config, checkpoint: Optional[Path] = None) -> None:
+    """Tokens and blocks stay; widths, heads and repeats would take long."""
+    cfg.model.backbone.update(
+        focusing_repeats=1, focusing_dims=64, cortex_dims=64, num_heads=4
+    )
+    cfg.model.cls_head.in_channels = 64
+    if checkpoint:  # as --cfg-options does it
+        cfg.merge_from_dict({'model.backbone.init_cfg.checkpoint': str(checkpoint)})
+
+
+def shrink(cfg: Config, tmp_path: Path, checkpoint: Optional[Path] = None) -> Config:
+    """The config on small data of its layout and a small model, for one iteration."""
+    root = make_data(cfg, tmp_path / 'data')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = str(root)
+        for step in loader.dataset.pipeline:
+            if 'scale' in step:
+                step.scale = (-1, 32) if -1 in step.scale else (32, 32)
+            if 'crop_size' in step:
+                step.crop_size = 32
+    cfg.train_dataloader.batch_size = 4
+    if 'SparseFormer' in cfg.model.backbone.type:
+        shrink_model(cfg, checkpoint)
+    cfg.train_cfg.max_epochs = cfg.train_cfg.val_interval = 1
+    cfg.default_hooks.logger.interval = 1
+    cfg.randomness.seed = 0
+    cfg.work_dir = str(tmp_path / 'work_dir')
+    cfg.experiment_name = f'{cfg.filename}-{tmp_path}'.replace('/', '-')
+    return cfg
+
+
+def train(runner: Runner, classes: int) -> None:
+    """Trains, validates and tests, and checks that all three gave numbers."""
+    runner.train()
+    assert runner.iter == 1
+    loss = runner.message_hub.get_scalar('train/loss').current()
+    assert loss == pytest.approx(np.log(classes), rel=0.3)  # that of guessing
+    assert runner.message_hub.get_scalar('val/acc/top1').current() in np.arange(5) / 4
+    assert runner.test()['acc/top1'] in np.arange(5) / 4
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_starts_from_an_image_classifier(name, tmp_path):
+    """All of it: tokens copied, the copies one after another in time."""
+    recipe, cfg = RECIPES[name], load(name)
+    state = save_classifier(cfg, tmp_path / 'classifier.pth')
+    shrink_model(cfg, tmp_path / 'classifier.pth')
+    lines = listen()
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+
+    loaded = model.backbone.state_dict()
+    copies, tokens = recipe.inflation, TOKENS[recipe.arch]
+    embeddings = state['backbone.latent.token_embeddings']
+    assert torch.equal(loaded['latent.token_embeddings'], embeddings.repeat(copies, 1))
+    rois = loaded['latent.token_rois'].view(copies, tokens, 6)
+    for k in range(copies):
+        torch.testing.assert_close(
+            rois[k][:, [0, 1, 3, 4]], state['backbone.latent.token_rois']
+        )
+        torch.testing.assert_close(
+            rois[k][:, [2, 5]],
+            torch.tensor([(k + 0.5) / copies, 1 / copies]).expand(tokens, 2),
+        )
+    same = [
+        key
+        for key, value in loaded.items()
+        if f'backbone.{key}' in state and state[f'backbone.{key}'].shape == value.shape
+    ]
+    for key in same:
+        assert torch.equal(loaded[key], state[f'backbone.{key}']), key
+    # Of other shape: tokens, RoIs; deltas, offsets and their start, twice.
+    assert len(loaded) - len(same) == (8 if copies > 1 else 7)
+    (report,) = {line for line in lines if line.startswith('SparseFormer: ')}
+    assert 're-initialised' not in report
+
+
+@pytest.mark.parametrize('name', [K400, STHV2])
+def test_trains_validates_and_tests(name, tmp_path):
+    cfg = load(name)
+    save_classifier(cfg, tmp_path / 'classifier.pth')
+    runner = Runner.from_cfg(shrink(cfg, tmp_path, tmp_path / 'classifier.pth'))
+    train(runner, RECIPES[name].classes)
+
+
+def test_fine_tunes_from_a_video_checkpoint(tmp_path):
+    """Something-Something-v2 after Kinetics-400, as the README has it."""
+    source = load(K400)
+    save_classifier(source, tmp_path / 'classifier.pth')
+    first = Runner.from_cfg(shrink(source, tmp_path, tmp_path / 'classifier.pth'))
+    first.train()
+    (checkpoint,) = Path(source.work_dir).glob('epoch_1.pth')
+    state = torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    cfg = shrink(load(STHV2), tmp_path / 'second', checkpoint)
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    for key, value in runner.model.backbone.state_dict().items():
+        assert torch.equal(value, state[f'backbone.{key}']), key
+    assert runner.model.cls_head.fc_cls.weight.shape == (174, 64)
+
+
+@pytest.mark.parametrize(
+    'name', [K400, 'sparseformer-base_in21k-pre_32xb8-32x4-50e_k400']
+)
+def test_a_missing_checkpoint_stops_training(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = shrink(load(name), tmp_path)
+    missing = cfg.model.backbone.init_cfg.checkpoint
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(FileNotFoundError, match=re.escape(missing)):
+        runner.train()
+
+
+class ClipMean(torch.nn.Module):
+    """Features (B, 512, 1, 1, 1) that tell clips apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(clips))
+        mean = clips.flatten(1).mean(1, keepdim=True)
+        return torch.sin(mean * torch.arange(1, 513))[..., None, None, None]
+
+
+def test_probabilities_of_the_views_are_averaged():
+    cfg = load(K400)
+    cfg.model.cls_head.init_std = 1.0
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).eval()
+    model.cls_head.init_weights()
+    model.backbone = ClipMean()
+    data = Compose(cfg.test_pipeline)(dict(array=make_video(301, 224, 272), label=3))
+    preprocessor = model.data_preprocessor
+    with torch.no_grad():
+        clips = (data['inputs'] - preprocessor.mean) / preprocessor.std
+        probabilities = model.cls_head(model.backbone(clips)).softmax(1)
+        (result,) = model.test_step(
+            dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+        )
+    assert model.backbone.batches == [12, 4, 4, 4]
+    assert probabilities.shape == (12, 400) and probabilities.std(0).max() > 0.1
+    torch.testing.assert_close(result.pred_score, probabilities.mean(0))
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_small_models_train_and_validate(name, tmp_path):
+    cfg = load(name)
+    classes = SMALL[name]
+    assert cfg.model.cls_head.num_classes == classes
+    assert cfg.randomness.seed is not None
+    # In their full size, which is small.
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        clip = torch.rand(1, 1, 3, 16, 112, 112)
+        logits = model(clip, mode='tensor', stage='head')
+    assert logits.shape == (1, classes)
+    total = sum(p.numel() for p in model.parameters())
+    assert f'| {total / 1e6:.1f} |' in row(name)
+    runner = Runner.from_cfg(shrink(cfg, tmp_path))
+    train(runner, classes)
+    batch = next(iter(runner.train_dataloader))
+    assert all(clip.shape == (1, 3, 16, 32, 32) for clip in batch['inputs'])
+
+
+def test_the_baseline_differs_in_the_model_only():
+    ours, theirs = load(NANO).to_dict(), load('resnet3d18_1xb8_fight2').to_dict()
+    models = ours.pop('model'), theirs.pop('model')
+    assert ours == theirs
+    for model in models:
+        model.pop('backbone')
+        model['cls_head'].pop('in_channels')
+    assert models[0] == models[1]
+
+
+def snippet(text: str) -> str:
+    """The README's block of Python with a text in it."""
+    blocks = re.findall(r'```python\n(.*?)```', README.read_text('utf-8'), re.DOTALL)
+    (block,) = (block for block in blocks if text in block)
+    return block
+
+
+def test_swin_config_trains_with_the_backbone_of_the_readme(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(snippet("'mmaction::"))
+    cfg = Config.fromfile(path)
+    # The rest is Swin's, by mmaction2.
+    assert cfg.model.cls_head.num_classes == 400
+    assert cfg.optim_wrapper.constructor == 'SwinOptimWrapperConstructor'
+    assert cfg.train_cfg.max_epochs == 30
+    kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert kinds[:3] == ['DecordInit', 'SampleFrames', 'DecordDecode']
+    pytest.importorskip('decord')
+
+    save_classifier(cfg, tmp_path / 'classifier.pth')
+    for loader, split in ((cfg.train_dataloader, 'train'), (cfg.val_dataloader, 'val')):
+        loader.dataset.update(
+            ann_file=f'{split}.txt', data_prefix=dict(video=f'videos_{split}')
+        )
+    cfg.test_dataloader.dataset.update(
+        ann_file='val.txt', data_prefix=dict(video='videos_val')
+    )
+    cfg.optim_wrapper.pop('type')  # AmpOptimWrapper wants a GPU
+    cfg.randomness = dict(seed=0)
+    runner = Runner.from_cfg(shrink(cfg, tmp_path, tmp_path / 'classifier.pth'))
+    model = runner.model
+    assert type(model).__name__ == 'Recognizer3D'
+    train(runner, 400)
+    groups = {
+        id(parameter): group
+        for group in runner.optim_wrapper.param_groups
+        for parameter in group['params']
+    }
+    moments = runner.optim_wrapper.optimizer.state
+    for key, value in model.named_parameters():
+        assert moments[value]['exp_avg'].isfinite().all(), key
+        group = groups[id(value)]
+        bare = 'norm' in key or 'token_rois' in key
+        assert group['weight_decay'] == (0 if bare else 0.02), key
+
+
+@pytest.mark.parametrize('kind', ['videos', 'frames'])
+def test_own_data_as_the_readme_says(kind, tmp_path):
+    text = snippet("_base_ = 'configs/video/")
+    if kind == 'frames':
+        text = re.sub(r'^mine = .*$', snippet('RawframeDataset'), text, flags=re.M)
+    root = tmp_path / 'data' / 'mine'
+    base = (CONFIGS / f'{NANO}.py').relative_to(ROOT)
+    assert f"'{base}'" in text
+    path = tmp_path / 'mine.py'
+    path.write_text(text.replace(str(base), str(CONFIGS / f'{NANO}.py')))
+    cfg = Config.fromfile(path)
+    assert cfg.model.cls_head.num_classes == 3
+    for split in ('train', 'val'):
+        lines = []
+        for label in range(3):
+            name = f'clips/{split}{label}'
+            if kind == 'videos':
+                write_video(root / f'{name}.mp4', label, 12)
+                lines.append(f'{name}.mp4 {label}\n')
+                continue
+            (root / name).mkdir(parents=True)
+            for number in range(1, 13):
+                picture = np.full((48, 64, 3), 20 * number, np.uint8)
+                file = cfg.train_dataloader.dataset.filename_tmpl.format(number)
+                cv2.imwrite(str(root / name / file), picture)
+            lines.append(f'{name} 12 {label}\n')
+        (root / f'{split}.txt').write_text(''.join(lines))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert Path(loader.dataset.data_root) == Path('data/mine')
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = str(root)
+    cfg.train_dataloader.batch_size = 3
+    cfg.model.backbone.arch.update(focusing_repeats=1, cortex_depth=1)
+    cfg.train_cfg.max_epochs = cfg.train_cfg.val_interval = 1
+    cfg.work_dir = str(tmp_path / 'work_dir')
+    cfg.experiment_name = f'mine-{kind}'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 1 and len(runner.val_dataloader.dataset) == 3
+    assert runner.test()['acc/top1'] in (0, 1 / 3, 2 / 3, 1)
+
+
+def test_lists_of_kinetics_as_the_readme_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = Path('data/kinetics400')
+    for split in ('train', 'val'):
+        for name in ('yoga/b.mp4', 'abseiling/a.mp4', 'zumba/c.mkv'):
+            file = root / f'videos_{split}' / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    exec(snippet('kinetics400_{split}_list_videos.txt'), {})
+    cfg = load(K400)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert Path(loader.dataset.data_root) == root
+        text = (root / loader.dataset.ann_file).read_text()
+        assert text == 'abseiling/a.mp4 0\nyoga/b.mp4 1\nzumba/c.mkv 2\n'
+        assert (root / loader.dataset.data_prefix.video / 'yoga').is_dir()
