@@ -5,7 +5,7 @@ _base_ = './sparseformer-nano_1xb16_digits.py'
 # A tube of one frame is an image's RoI.
 model = dict(backbone=dict(token_inflation=1, time_offsets='middle'))
 
-pipeline = [
+test_pipeline = [
     dict(
         type='sparseformer_mm.action.ReadFrames',
         sample=dict(type='UniformSample', clip_len=1, test_mode=True),
@@ -13,7 +13,8 @@ pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
+train_pipeline = test_pipeline
 
-train_dataloader = dict(dataset=dict(pipeline=pipeline))
-val_dataloader = dict(dataset=dict(pipeline=pipeline))
-test_dataloader = dict(dataset=dict(pipeline=pipeline))
+train_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

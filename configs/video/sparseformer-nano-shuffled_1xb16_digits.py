@@ -3,7 +3,7 @@
 # growing for shrinking as often as not, and only these.
 _base_ = './sparseformer-nano_1xb16_digits.py'
 
-pipeline = [
+test_pipeline = [
     dict(
         type='sparseformer_mm.action.ReadFrames',
         sample=dict(type='SampleFrames', clip_len=16, frame_interval=1, num_clips=1),
@@ -13,7 +13,7 @@ pipeline = [
     dict(type='PackActionInputs'),
 ]
 
-test_dataloader = dict(dataset=dict(pipeline=pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 # Rows are true classes, columns what the model says.
 test_evaluator = [
     dict(type='AccMetric', metric_options=dict(top_k_accuracy=dict(topk=(1,)))),

@@ -125,7 +125,11 @@ def _mend_bfloat16() -> List[str]:
         return []  # whoever needs the models is told why there are none
 
     loss_by_feat = BaseHead.loss_by_feat
-    if 'cls_scores.detach().cpu().numpy()' not in inspect.getsource(loss_by_feat):
+    try:
+        source = inspect.getsource(loss_by_feat)
+    except OSError:
+        return []  # compiled files only: leave it alone
+    if 'cls_scores.detach().cpu().numpy()' not in source:
         return []
 
     @functools.wraps(loss_by_feat)

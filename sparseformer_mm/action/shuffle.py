@@ -1,5 +1,7 @@
 """A control for video models: the same frames without their order."""
 
+from pathlib import Path
+
 import numpy as np
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
@@ -21,6 +23,8 @@ class ShuffleFrames(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Reorder ``imgs`` within each clip of ``clip_len`` frames."""
         name = str(results.get('filename') or results.get('frame_dir', ''))
+        # Wherever the data lies: the folder and the name of the video in it.
+        name = '/'.join(Path(name).parts[-2:])
         rng = np.random.default_rng([self.seed, *name.encode()])
         frames, length = results['imgs'], results['clip_len']
         results['imgs'] = [

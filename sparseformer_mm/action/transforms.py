@@ -280,6 +280,11 @@ class ReadFrames(BaseTransform):
 
     def _read_folder(self, results: dict) -> str:
         folder = results['frame_dir']
+        if os.path.isfile(folder):
+            raise ValueError(
+                f'{folder} is a file, not a folder of frames: list videos in a '
+                'VideoDataset with data_prefix=dict(video=...)'
+            )
         if not os.path.isdir(folder):
             raise FileNotFoundError(
                 f'there is no folder of frames {folder} (seen from {os.getcwd()}): '

@@ -284,7 +284,8 @@ def _fit(
 
     num_points = model.arch['num_points']
     biases = [v for k, v in source.items() if k.endswith('sampler.bias')]
-    points = len(biases[0]) // model.spatial_dims if biases else num_points
+    dims = model.spatial_dims if rois is None else rois.shape[-1] // 2
+    points = len(biases[0]) // dims if biases else num_points
     fitted = {}
     if points != num_points:
         reasons.append(f'{num_points} sampling points here, {points} in the checkpoint')
@@ -385,6 +386,12 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         problems += f'; of another shape: {_shorten(wrong)}'
     if unknown:
         problems += f'; unknown to this model: {_shorten(unknown)}'
+    rois = source.get('latent.token_rois')
+    if rois is not None and rois.shape[-1] > own['latent.token_rois'].shape[-1]:
+        problems += (
+            '; the checkpoint holds a video model (spatial_dims=3), this model is one '
+            'for images'
+        )
     if redrawn and not model.allow_reinit:
         problems += '; re-initialising is not allowed here (testing, resuming)'
     if problems and not model.allow_partial_load:

@@ -180,8 +180,8 @@ def init_offsets(
         time_offsets: of tubes. 'spread': the points share out the tube's length
             among them, P instants, as little related to x and y as
             :func:`_time_order` can. 'middle': all zero, as the authors inflate image
-            models: every point lies at the tube's middle instant, and the gradient
-            of these offsets is about 1e6 times that of the others until they differ
+            models: every point lies at the tube's middle instant, and until the
+            offsets differ their gradient is about 1e6 times what it is with 'spread'
             (their standardisation divides by a deviation of 0 plus 1e-7).
 
     Returns:

@@ -3,7 +3,8 @@
 On CPU in float32, matrix products run through oneDNN (on some processors twice as
 fast as the BLAS library that ``F.linear`` calls), and attention with very narrow
 heads avoids kernels made for wide ones. Compilers and exporters always get the
-reference. Set ``FAST_OPS = False`` to get it everywhere.
+reference. Set ``FAST_OPS = False`` to get it everywhere, ``TRACE_GATHER = True`` to
+have them sample without ``grid_sample`` (formats that lack it).
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 FAST_OPS = True
+TRACE_GATHER = False
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, '_linear_pointwise'

@@ -32,9 +32,9 @@ def sample_grid(feature: Tensor, points: Tensor) -> Tensor:
     """
     grid = points.to(feature.dtype) * 2 - 1
     grid = grid[(slice(None),) * 2 + (None,) * (points.shape[-1] - 1)]
-    sampled = F.grid_sample(
-        feature.movedim(-1, 1), grid, mode='bilinear', align_corners=False
-    )
+    # ONNX knows no negative axis here.
+    channels_first = feature.movedim(feature.dim() - 1, 1)
+    sampled = F.grid_sample(channels_first, grid, mode='bilinear', align_corners=False)
     return sampled.flatten(2).transpose(1, 2)
 
 
@@ -120,8 +120,8 @@ def sample_gather(feature: Tensor, points: Tensor) -> Tensor:
     channels = feature.shape[-1]
     rows, weights = _corner_rows(feature, points)
     weights = weights.reshape(rows.shape).to(feature.dtype)
-    on_cpu = feature.device.type == 'cpu'
-    gather = _WeightedRows.apply if on_cpu else _weighted_rows
+    bags = feature.device.type == 'cpu' and not is_tracing()
+    gather = _WeightedRows.apply if bags else _weighted_rows
     return gather(feature.reshape(-1, channels), rows, weights).view(
         batch, num, channels
     )
@@ -134,7 +134,10 @@ def sample_points(feature: Tensor, points: Tensor) -> Tensor:
     which ``grid_sample`` is not on GPUs; else ``grid_sample``. Args and result as
     :func:`sample_grid`.
     """
-    if is_tracing() or points.numel() == 0:
+    if is_tracing():
+        sample = sample_gather if ops.TRACE_GATHER else sample_grid
+        return sample(feature, points)
+    if points.numel() == 0:
         return sample_grid(feature, points)
     on_cpu = feature.device.type == 'cpu'
     if (on_cpu and ops.FAST_OPS) or (

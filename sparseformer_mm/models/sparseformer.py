@@ -50,7 +50,7 @@ class SparseFormer(BaseModule):
         token_inflation: n_t, copies of the ``num_tokens`` tokens along time (videos).
         time_offsets: where the points of a tube start in time. 'spread': over its
             whole length. 'middle': all at its middle instant, the authors' form, in
-            which an inflated image model starts with gradients of about 1e6 (see
+            which their first gradients are about 1e6 times as large (see
             :func:`~.geometry.init_offsets`). An image checkpoint gets them too.
         in_channels: of the input.
         stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel', or dict(type=...).
@@ -290,9 +290,13 @@ class SparseFormer(BaseModule):
         rank = self.spatial_dims + 2
         if inputs.dim() != rank or inputs.shape[1] != self.stem.in_channels:
             layout = '(B, C, T, H, W)' if rank == 5 else '(B, C, H, W)'
+            cure = 'in_channels is the C of the input'
+            if inputs.dim() in (4, 5) and inputs.dim() != rank:
+                cure = 'set spatial_dims=2 for images, 3 for videos'
             raise ValueError(
                 f'SparseFormer with spatial_dims={self.spatial_dims} expects input '
-                f'{layout} with C={self.stem.in_channels}, got {tuple(inputs.shape)}'
+                f'{layout} with C={self.stem.in_channels}, got {tuple(inputs.shape)}: '
+                f'{cure}'
             )
         if self.training and not is_tracing():
             self._check_loss_scale(inputs.device.type)
@@ -310,7 +314,7 @@ class SparseFormer(BaseModule):
         return SparseFormerOutput(
             normed[last],
             rois.expand(inputs.shape[0], -1, -1),
-            feature.movedim(-1, 1),
+            feature.movedim(feature.dim() - 1, 1),  # -1 is unknown to ONNX
             extents,
             tuple(normed[i] for i in self.out_indices),
         )

@@ -38,7 +38,7 @@ def channel_norm(x: Tensor) -> Tensor:
     Returns:
         Tensor (..., C), float32 or float64.
     """
-    channels = x.shape[-1]
+    channels = int(x.shape[-1])  # a tensor while torch.jit traces
     ratio = (channels - 1) / channels
     with no_autocast(x):
         x = at_least_float32(x)
@@ -74,7 +74,8 @@ class _FramewiseStem(BaseModule):
             return self.forward_images(x)
         frames = x.transpose(1, 2)
         feature = self.forward_images(frames.flatten(0, 1))
-        return feature.unflatten(0, frames.shape[:2])
+        # (torch.jit would trace unflatten with the batch as a constant.)
+        return feature.reshape(frames.shape[:2] + feature.shape[1:])
 
 
 class _ConvStem(_FramewiseStem):

@@ -20,7 +20,7 @@ import sparseformer_mm.action.compat  # noqa: E402, F401  # isort: skip
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
-from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from pretrained_standin import (  # noqa: E402
     CORTEX_DIMS,
@@ -31,6 +31,8 @@ from pretrained_standin import (  # noqa: E402
     listen,
     save_classifier,
 )
+
+from sparseformer_mm.utils.complexity import count_macs  # noqa: E402
 
 pytestmark = pytest.mark.mmaction
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,15 @@ STHV2 = 'sparseformer-tiny_32xb8-uniform32-50e_sthv2'
 # Small models, with their classes.
 SMALL = {'sparseformer-nano_1xb8_fight2': 2, 'resnet3d18_1xb8_fight2': 2}
 NANO = 'sparseformer-nano_1xb8_fight2'
+# Moving digits: tubes in a row, frames, parameters in millions and multiply-adds in G.
+DIGITS = {
+    'sparseformer-nano_1xb16_digits': (2, 16, 2.36, 0.185),
+    'sparseformer-nano-infl1_1xb16_digits': (1, 16, 2.36, 0.130),
+    'sparseformer-nano-infl4_1xb16_digits': (4, 16, 2.37, 0.299),
+    'sparseformer-nano-pre_1xb16_digits': (2, 16, 2.36, 0.185),
+    'sparseformer-nano-1frame_1xb16_digits': (1, 1, 2.36, 0.059),
+    'sparseformer-nano-shuffled_1xb16_digits': (2, 16, 2.36, 0.185),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +91,8 @@ def load(name: str) -> Config:
 
 
 def test_no_config_is_forgotten():
-    files = {path.stem for path in CONFIGS.glob('*.py') if 'digits' not in path.stem}
-    assert files == RECIPES.keys() | SMALL.keys()
+    files = {path.stem for path in CONFIGS.glob('*.py')}
+    assert files == RECIPES.keys() | SMALL.keys() | DIGITS.keys()
 
 
 @pytest.mark.parametrize('name', sorted(path.stem for path in CONFIGS.glob('*.py')))
@@ -101,7 +112,42 @@ def depth(path: Path) -> int:
     return 1 + max(depth(path.parent / base) for base in paths)
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *SMALL])
+@pytest.mark.parametrize('name', DIGITS)
+def test_digits(name):
+    inflation, frames, params, macs = DIGITS[name]
+    cfg = load(name)
+    cfg.model.backbone.pop('init_cfg', None)
+    model = MODELS.build(cfg.model)
+    assert model.backbone.token_inflation == inflation
+    assert len(model.backbone.latent.token_rois) == 16 * inflation
+    clip = torch.rand(1, 3, frames, 52, 52)
+    report = count_macs(model.backbone, clip)
+    head = sum(param.numel() for param in model.cls_head.parameters())
+    assert round((report.params + head) / 1e6, 2) == params
+    assert round(report.total / 1e9, 3) == macs
+    assert f'| {params:.2f} | {macs:.3f} |' in README.read_text('utf-8')
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        steps = loader.dataset.pipeline
+        assert steps[0].sample.clip_len == (
+            frames if loader is cfg.test_dataloader else (1 if frames == 1 else 16)
+        )
+    kinds = [
+        step.type.rpartition('.')[2] for step in cfg.test_dataloader.dataset.pipeline
+    ]
+    assert ('ShuffleFrames' in kinds) == ('shuffled' in name)
+    assert 'Flip' not in kinds
+
+
+def test_one_frame_is_the_middle_one(tmp_path):
+    cfg = load('sparseformer-nano-1frame_1xb16_digits')
+    clip = np.arange(16, dtype=np.uint8)[:, None, None, None]
+    step = TRANSFORMS.build(cfg.test_dataloader.dataset.pipeline[0])
+    frames = clip.repeat(52, 1).repeat(52, 2).repeat(3, 3)
+    results = step(dict(array=frames, modality='RGB', start_index=0))
+    assert [int(image[0, 0, 0]) for image in results['imgs']] in ([7], [8])
+
+
+@pytest.mark.parametrize('name', [*RECIPES, *SMALL, *DIGITS])
 def test_runtime(name):
     cfg = load(name)
     assert depth(CONFIGS / f'{name}.py') <= 2

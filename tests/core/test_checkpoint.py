@@ -301,6 +301,14 @@ def test_an_image_model_loads_into_a_video_model(video_v2, log):
     assert video.latent.token_rois.shape == (8, 6)
 
 
+@pytest.mark.parametrize('fixed', [False, True])
+def test_a_video_checkpoint_does_not_load_into_an_image_model(fixed):
+    state = SparseFormer(dict(ARCH), spatial_dims=3, fixed_rois=fixed).state_dict()
+    with pytest.raises(RuntimeError, match='holds a video model') as error:
+        SparseFormer(dict(ARCH), fixed_rois=fixed).load_state_dict(state)
+    assert 'sampling points here' not in str(error.value)
+
+
 def test_nothing_that_fits_is_an_error():
     with pytest.raises(
         RuntimeError,

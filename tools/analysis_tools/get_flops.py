@@ -15,12 +15,12 @@ from mmengine.config import DictAction
 from torch import nn
 
 from sparseformer_mm.models import SparseFormer
-from sparseformer_mm.models.decoding import AdaptiveMixing
+from sparseformer_mm.models.decoding import AdaptiveMixing, StaticMixing
 from sparseformer_mm.utils.complexity import MacReport, count_macs
-from sparseformer_mm.utils.hosts import build_model
+from sparseformer_mm.utils.hosts import build_model, fail
 
 NOTE = (
-    "Without the batched products of adaptive mixing, which the paper's counter leaves "
+    "Without the batched products of mixing, which the paper's counter leaves "
     'out: {:.2f} G. (Multiply-adds are called FLOPs in the paper.)'
 )
 
@@ -113,7 +113,7 @@ def mixing_macs(model: nn.Module, report: MacReport) -> int:
     """The products of features with mixing weights, inside all decoders."""
     total = 0
     for name, module in model.named_modules():
-        if isinstance(module, AdaptiveMixing):
+        if isinstance(module, (AdaptiveMixing, StaticMixing)):
             inside = sum(
                 report.by_module[f'{name}.{child}']
                 for child, _ in module.named_children()
@@ -126,6 +126,10 @@ def mixing_macs(model: nn.Module, report: MacReport) -> int:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     model = build(args)
+    for part in model.modules():
+        if isinstance(part, SparseFormer) and part.spatial_dims != len(args.shape):
+            layout = 'T H W, e.g. 32 224 224' if part.spatial_dims == 3 else 'H W'
+            fail(f'this model needs --shape {layout}, got {args.shape}')
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, *args.shape, generator=generator)
     report = count_macs(model, image)

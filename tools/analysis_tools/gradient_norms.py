@@ -30,7 +30,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--frames', type=int, default=16, help='of the clip (16)')
     parser.add_argument('--size', type=int, default=112, help='of the frames (112)')
     parser.add_argument('--seed', type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.token_inflation < 1 or args.frames < 2 or args.size < 8:
+        parser.error(
+            '--token-inflation must be at least 1, --frames 2 and --size 8, got '
+            f'{args.token_inflation}, {args.frames} and {args.size}'
+        )
+    return args
 
 
 def axis_groups(name: str, grad: Tensor, dims: int) -> Iterator[Tuple[str, Tensor]]:
