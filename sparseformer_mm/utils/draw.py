@@ -25,6 +25,34 @@ def light_colors(num_tokens: int) -> np.ndarray:
     return 0.2 + 0.8 * token_colors(num_tokens)
 
 
+def heat_colors(density: np.ndarray, most: float) -> np.ndarray:
+    """Colours of a density map, (H, W) -> (H, W, 3) RGB uint8; ``most`` is the top."""
+    from matplotlib import colormaps
+
+    relative = np.clip(density / most, 0, 1) if most > 0 else np.zeros(density.shape)
+    return (colormaps['turbo'](relative)[..., :3] * 255).round().astype(np.uint8)
+
+
+def heat_image(
+    image: np.ndarray, density: np.ndarray, most: Optional[float] = None
+) -> np.ndarray:
+    """Lay the colours of a density map over a picture.
+
+    Args:
+        image (np.ndarray): (H, W, 3) RGB uint8; its brightness shows through.
+        density (np.ndarray): (H, W), not negative.
+        most (float, optional): What has the last colour of the scale; the maximum of
+            this map if not given.
+
+    Returns:
+        np.ndarray: (H, W, 3) RGB uint8.
+    """
+    most = float(density.max()) if most is None else most
+    grey = (image @ np.array([0.299, 0.587, 0.114]))[..., None]
+    mixed = 0.35 * grey + 0.65 * heat_colors(density, most)
+    return mixed.round().astype(np.uint8)
+
+
 def draw_stage(
     axes: 'Axes',
     image: np.ndarray,

@@ -1,7 +1,18 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
-from sparseformer_mm.utils.focus import focus_gain, focus_share
+from sparseformer_mm.utils.density import density_map, entropy_bits
+from sparseformer_mm.utils.focus import (
+    focus_gain,
+    focus_share,
+    share_in_area,
+    share_in_boxes,
+    stage_statistics,
+)
 
 
 def naive_share(points, boxes):
@@ -90,12 +101,101 @@ def test_gain_from_nothing():
         focus_gain([torch.zeros(0)])
 
 
+# ----------------------------------------------------------------- statistics
+
+
+def test_points_in_several_boxes_count_once():
+    points = torch.tensor([[0.2, 0.2], [0.45, 0.45], [0.7, 0.7], [0.9, 0.1]])
+    boxes = [[0.0, 0.0, 0.5, 0.5], [0.4, 0.4, 0.7, 0.7]]
+    assert share_in_boxes(points, boxes) == 0.75
+    assert share_in_boxes(points.view(2, 2, 2), torch.tensor(boxes[1:])) == 0.5
+    assert share_in_boxes(points.numpy(), np.array(boxes[:1])) == 0.5
+    assert math.isnan(share_in_boxes(points, np.zeros((0, 4))))
+    assert math.isnan(share_in_boxes(points, None))
+
+
+def test_points_on_an_area():
+    area = np.zeros((2, 4), dtype=bool)  # of pixels a quarter wide, a half high
+    area[1, 3] = area[0, 0] = True
+    points = [[0.1, 0.1], [0.1, 0.6], [0.9, 0.4], [0.76, 0.51], [1.01, 0.9], [-0.1, 0]]
+    assert share_in_area(points, area) == pytest.approx(2 / 6)
+    assert share_in_area(torch.tensor(points[:1]), area) == 1
+
+
+def a_stage(dims, dtype=torch.float32, batch=2):
+    generator = torch.Generator().manual_seed(dims)
+    rois = torch.rand(batch, 5, 2 * dims, generator=generator)
+    points = torch.rand(batch, 5, 9, dims, generator=generator) * 1.5 - 0.25
+    return SimpleNamespace(name='a', rois=rois.to(dtype), points=points.to(dtype))
+
+
+@pytest.mark.parametrize('dims', [2, 3])
+def test_stage_statistics_equal_naive_loops(dims):
+    stage = a_stage(dims)
+    boxes = [np.array([[0.2, 0.1, 0.6, 0.9], [0.5, 0.5, 0.9, 0.7]]), None]
+    (found,) = stage_statistics([stage], boxes, sizes=[(3, 2), (1, 1)])
+    assert found.name == 'a'
+    rois, points = stage.rois.double().numpy(), stage.points.double().numpy()
+    for i, size in enumerate([(3, 2), (1, 1)]):
+        assert found.roi_width[i] == pytest.approx(rois[i, :, dims].mean())
+        assert found.roi_height[i] == pytest.approx(rois[i, :, dims + 1].mean())
+        if dims == 3:
+            assert found.roi_length[i] == pytest.approx(rois[i, :, 5].mean())
+        middle = rois[i, :, :2].mean(0)
+        square = [
+            (x - middle[0]) ** 2 + (y - middle[1]) ** 2 for x, y in rois[i, :, :2]
+        ]
+        assert found.centre_spread[i] == pytest.approx(np.mean(square) ** 0.5)
+        out = [
+            not all(0 <= v <= 1 for v in point) for point in points[i].reshape(-1, dims)
+        ]
+        assert found.outside[i] == pytest.approx(np.mean(out)) and 0 < np.mean(out) < 1
+        bits = entropy_bits(density_map(points[i][..., :2], size))
+        assert found.entropy[i] == pytest.approx(bits, abs=1e-4)
+    inside = [
+        any(b[0] <= p[0] <= b[2] and b[1] <= p[1] <= b[3] for b in boxes[0])
+        for p in points[0].reshape(-1, dims)
+    ]
+    assert found.focus[0] == pytest.approx(np.mean(inside))
+    assert found.focus[1].isnan() and found.focus.shape == (2,)
+    assert (found.roi_length is None) == (dims == 2)
+    means = found.means()
+    assert means['focus'] == pytest.approx(np.mean(inside))
+    assert means['outside'] == pytest.approx(float(found.outside.mean()))
+    assert ('roi_length' in means) == (dims == 3) and 'name' not in means
+
+
+def test_statistics_without_boxes_and_in_half_precision():
+    stage = a_stage(2, torch.bfloat16)
+    (found,) = stage_statistics([stage], bandwidth=0.2, grid=(8, 8))
+    assert found.focus is None and 'focus' not in found.means()
+    fine = SimpleNamespace(
+        name='a', rois=stage.rois.float(), points=stage.points.float()
+    )
+    (expected,) = stage_statistics([fine], bandwidth=0.2, grid=(8, 8))
+    for ours, theirs in zip(found[1:], expected[1:]):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs)
+    assert (found.entropy <= 6).all()
+    # Nothing near the picture has no entropy.
+    far = SimpleNamespace(name='b', rois=fine.rois, points=fine.points + 9)
+    (away,) = stage_statistics([far], [None, None])
+    assert away.entropy.isnan().all() and (away.outside == 1).all()
+    assert set(away.means()) == {
+        'roi_width', 'roi_height', 'centre_spread', 'outside'
+    }  # fmt: skip
+
+
+def test_statistics_refuse_what_does_not_fit():
+    for given in (dict(boxes=[None]), dict(sizes=[(1, 1)] * 3)):
+        with pytest.raises(ValueError, match='one entry for each of the 2 pictures'):
+            stage_statistics([a_stage(2)], **given)
+    assert stage_statistics([]) == []
+
+
 def test_draw_stages(tmp_path):
     pytest.importorskip('matplotlib')
-    from types import SimpleNamespace
-
-    import numpy as np
-
     from sparseformer_mm.utils.draw import draw_stages, token_colors
 
     images = [np.zeros((32, 48, 3), np.uint8)] * 2

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 
 pytest.importorskip('matplotlib')
 
+from sparseformer_mm.utils.disturb import erase  # noqa: E402
 from sparseformer_mm.utils.draw import token_colors  # noqa: E402
 from sparseformer_mm.utils.panels import (  # noqa: E402
     Frames,
@@ -202,7 +204,7 @@ def test_crowds_are_no_true_boxes(recording):
         (dict(instances=instances), [[0.1, 0.4, 0.3, 0.8]]),
         (None, np.zeros((0, 4))),
     ):
-        truths = SimpleNamespace(info=lambda path, info=info: info)
+        truths = SimpleNamespace(info=lambda path, info=info: info, wanted=False)
         boxes = recording.Truths.boxes(truths, Path('a.jpg'), (50, 100, 3))
         np.testing.assert_allclose(boxes, expected)
 
@@ -460,6 +462,67 @@ def test_padded_input(tool, detector, monkeypatch, tmp_path):
         )
 
 
+@pytest.mark.mmdet
+def test_figures_of_padded_scenes(tool, detector, monkeypatch, tmp_path):
+    """Pictures in memory go the way of files; boxes and points move with them."""
+    from mmdet.apis import inference_detector
+
+    drawn, path = [], tmp_path / 'numbers.json'
+
+    def draw(*args, **kwargs):
+        drawn.append((args, kwargs))
+        return draw_panels(*args, **kwargs)
+
+    monkeypatch.setattr(tool, 'draw_panels', draw)
+    args = [
+        detector / 'toy.py', detector / 'model.pth', image_of(detector, 1), '--out',
+        tmp_path / 'out', '--what', 'rois', 'density', '--disturb', 'zero-pad',
+        '--disturb-share', 0.25, '--top-k-class', 3, '--json', path,
+    ]  # fmt: skip
+    tool.main([str(arg) for arg in args])
+    names = sorted(file.name for file in (tmp_path / 'out').iterdir())
+    stem = '000000000001'
+    assert names == [
+        f'{stem}_density.png', f'{stem}_focus.png', f'{stem}_rois.png', 'index.html',
+        'sheet.png',
+    ]  # fmt: skip
+    image = np.pad(tool.read_image(image_of(detector, 1)), ((12, 12), (16, 16), (0, 0)))
+    (focus,), (rois,), (density,) = (call[0][0] for call in drawn[:3])
+    for row in (focus, rois, density):
+        np.testing.assert_array_equal(row[0].image, image)
+        true = row[0].frames[-1].corners * [96, 72, 96, 72]
+        np.testing.assert_allclose(true, [[4 + 16, 10 + 12, 44 + 16, 40 + 12]])
+
+    model = tool.load_model(
+        Config.fromfile(detector / 'toy.py'), str(detector / 'model.pth'), 'cpu'
+    )
+    inputs = []
+    hook = model.backbone.register_forward_hook(
+        lambda module, args, output: inputs.append(args[0])
+    )
+    best = inference_detector(model, image[..., ::-1].copy()).pred_instances
+    hook.remove()
+    stages = []
+    with torch.no_grad():
+        logits, _ = model.bbox_head(model.backbone(inputs[0], stages=stages))
+    label = int(best.labels[0])
+    order = logits[-1, 0, :, label].argsort(descending=True)[:3]
+    title = f'answer most to {("red", "green")[label]} (best detection)'
+    assert title in drawn[1][1]['title'] and title not in drawn[2][1]['title']
+    for panel, stage in zip(rois[1:], stages):
+        corners = corners_of(stage.rois[0, order].double().numpy())
+        np.testing.assert_allclose(panel.frames[0].corners, corners, atol=1e-5)
+    (picture,) = json.loads(path.read_text())['pictures']
+    assert picture['area_share'] == pytest.approx(1 - 1 / 2.25)
+    for ours, stage in zip(picture['stages'], stages):
+        x, y = stage.points[0].reshape(-1, 2).double().numpy().T
+        there = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
+        kept = (x >= 1 / 6) & (x < 5 / 6) & (y >= 1 / 6) & (y < 5 / 6)
+        assert ours['on_area'] == pytest.approx(np.mean(there & ~kept), abs=1e-6)
+        inside = (x >= 20 / 96) & (x <= 60 / 96) & (y >= 22 / 72) & (y <= 52 / 72)
+        assert ours['in_boxes'] == pytest.approx(np.mean(inside), abs=1e-6)
+
+
 # --------------------------------------------------------------- segmentation
 
 SEG_CONFIG = """
@@ -589,6 +652,45 @@ def test_sliding_windows(tool, segmentor, monkeypatch, tmp_path):
     np.testing.assert_allclose(frames.corners, np.concatenate(expected), atol=1e-5)
 
 
+@pytest.mark.mmseg
+def test_erased_parts_have_no_truth(tool, segmentor, monkeypatch, tmp_path):
+    rows, _, _ = capture(
+        tool, monkeypatch, segmentor / 'whole.py', segmentor / 'model.pth',
+        segmentor / 'img', '--out', tmp_path, '--disturb', 'erase', '--erase-fill',
+        'black', '--tokens', '2,5', '--json', tmp_path / 'numbers.json',
+    )  # fmt: skip
+    image, truth, prediction, tokens = rows[0]
+    erased = erase(np.asarray(Image.open(segmentor / 'img/a.png')), fill='black')
+    np.testing.assert_array_equal(image.image, erased.image)
+    # Classes are not painted there.
+    assert (truth.image[erased.area] == 0).all()
+    assert (truth.image[:16, :20][~erased.area[:16, :20]] > 0).any()
+    assert (prediction.image[erased.area] > 0).any()
+
+    x = torch.from_numpy(erased.image.copy()).permute(2, 0, 1)[None]
+    cfg = Config.fromfile(segmentor / 'whole.py')
+    model = tool.load_model(cfg, str(segmentor / 'model.pth'), 'cpu')
+    stages = []
+    with torch.no_grad():
+        model.backbone((x.float() - 127.5) / 64, stages=stages)
+    rois = corners_of(stages[-1].rois[0].numpy())[[2, 5]]
+    np.testing.assert_allclose(tokens.frames[0].corners, rois, atol=1e-5)
+    (picture,) = json.loads((tmp_path / 'numbers.json').read_text())['pictures']
+    assert picture['area_share'] == pytest.approx(erased.area.mean())
+    points = stages[-1].points[0].reshape(-1, 2).double().numpy()
+    inside = ((points >= 0) & (points < 1)).all(1)
+    x, y = (points[inside] * [60, 32]).astype(int).T
+    expected = erased.area[y, x].sum() / len(points)
+    assert picture['stages'][-1]['on_area'] == pytest.approx(expected)
+    assert picture['stages'][-1]['on_area_undisturbed'] is not None
+    assert not (tmp_path / 'index.html').exists()
+    with pytest.raises(SystemExit, match='classifies pixels, no tokens; choose them'):
+        capture(
+            tool, monkeypatch, segmentor / 'whole.py', segmentor / 'model.pth',
+            segmentor / 'img', '--out', tmp_path, '--top-k-class',
+        )  # fmt: skip
+
+
 # --------------------------------------------------------------------- errors
 
 
@@ -646,10 +748,9 @@ def test_wrong_input(tool, detector, tmp_path):
 
 
 def test_other_libraries(tool, tmp_path):
-    pytest.importorskip('mmpretrain', reason='needs mmpretrain')
-    (tmp_path / 'cls.py').write_text("default_scope = 'mmpretrain'")
+    (tmp_path / 'cls.py').write_text('model = dict()')
     (tmp_path / 'x.jpg').touch()
-    with pytest.raises(SystemExit, match="'mmpretrain'; this tool draws .* mmdet and"):
+    with pytest.raises(SystemExit, match='=None; this tool draws .* mmpretrain and'):
         tool.main([str(tmp_path / 'cls.py'), 'x.pth', str(tmp_path / 'x.jpg')])
 
 

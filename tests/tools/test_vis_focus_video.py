@@ -417,6 +417,38 @@ def test_tokens_by_hand_without_truth(run, recognizer, capsys):
         assert {tuple(color) for color in drawn} == set(map(tuple, light_colors(2)))
 
 
+def test_stages_class_and_numbers(run, recognizer, tmp_path):
+    path = tmp_path / 'numbers.json'
+    (rows, names, legends, _), _ = run(
+        recognizer / 'known.mp4', '--view', 1, '--stages', 'cortex.0', '--class',
+        'falling', '--top-tokens', 1, '--json', path,
+    )  # fmt: skip
+    assert names == ['cortex.0'] and len(rows) == 1
+    _, stages, logits = by_hand(recognizer, SECOND_CLIP)
+    first, second = logits[:, 1].view(2, 4).argmax(1).tolist()
+    assert [name for name, _ in legends[-1]] == [
+        f'token {first}',
+        f'token {second + 4}',
+    ]
+    (video,) = json.loads(path.read_text())['pictures']
+    (numbers,) = video['stages']
+    assert (numbers['name'], numbers['points']) == ('cortex.0', 8 * 4)
+    sizes = stages[-1].rois[0, :, 3:].mean(0).tolist()
+    for key, size in zip(('roi_width', 'roi_height', 'roi_length'), sizes):
+        assert numbers[key] == pytest.approx(size, abs=1e-5)
+    points = stages[-1].points[0].double().numpy().reshape(-1, 3)
+    outside = ((points < 0) | (points > 1)).any(1)
+    assert numbers['outside'] == pytest.approx(outside.mean())
+    boxes = np.array([box_of(i) for i in SECOND_CLIP]) / [48, 40, 48, 40]
+    inside = [
+        0 <= t <= 1
+        and boxes[min(int(t * 4), 3)][0] <= x <= boxes[min(int(t * 4), 3)][2]
+        and boxes[min(int(t * 4), 3)][1] <= y <= boxes[min(int(t * 4), 3)][3]
+        for x, y, t in points
+    ]
+    assert numbers['in_boxes'] == pytest.approx(np.mean(inside))
+
+
 def test_raw_frames_are_the_video(run, recognizer, tmp_path):
     """Both decode to the same pictures, so tokens look at the same things."""
     config = derive(
@@ -509,6 +541,9 @@ def test_wrong_input(tool, recognizer, tmp_path):
         (clear, [broken], '^error: .* cannot open .*broken.mp4 .*no video at all'),
         ([], [video, '--view', 2], r'--view 2: .* gives 2 view\(s\), numbered from 0'),
         (still, [video], 'single frames .spatial_dims=2. and has no tubes to show'),
+        ([], [video, '--what', 'density'], '--what is for pictures; videos are drawn'),
+        ([], [video, '--disturb', 'erase'], '--disturb is for pictures; videos'),
+        ([], [video, '--top-k-class'], '--top-k-class is for pictures; videos'),
         ([], [video, '--tokens', 8], '--tokens 8: the model has tokens 0 to 7'),
     ):
         config = derive(recognizer, tmp_path, *replacements)

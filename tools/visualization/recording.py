@@ -1,18 +1,17 @@
-"""What a model looks at while its library makes a prediction.
+"""Models with their weights, what their tokens find, and what the test data knows.
 
-Nothing here draws. RoIs and points come out relative to the picture, whatever
-its library resized, padded or cut into windows.
+Nothing here draws.
 """
 
 import copy
+import json
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
@@ -24,48 +23,14 @@ from sparseformer_mm.utils.launch import (
     explain_errors,
     forbid_reinit,
 )
-
-
-class Call(NamedTuple):
-    """One call of a backbone.
-
-    Attributes:
-        offset: x, y of its input inside the picture that the library prepared.
-        size: width and height in pixels of what its RoIs are relative to.
-        stages: list of the backbone's :class:`StageRecord`.
-    """
-
-    offset: Tuple[int, int]
-    size: Tuple[int, int]
-    stages: list
-
-
-class Recording(NamedTuple):
-    """What :func:`record` has seen.
-
-    Attributes:
-        calls: of the backbone; several where a segmentor slides a window.
-        head_outputs: what a detection head's ``forward`` returned, by call.
-        last_tokens: (B, N, d) after the backbone's last block, by call.
-    """
-
-    calls: List[Call]
-    head_outputs: list
-    last_tokens: List[Tensor]
-
-
-class Stage(NamedTuple):
-    """A sampling stage on one picture, all windows together.
-
-    Attributes:
-        name: 'focusing.0', ..., 'cortex.0'.
-        rois: (N, 4) centre and size relative to the picture.
-        points: (N, P, 2) relative to the picture, x first.
-    """
-
-    name: str
-    rois: np.ndarray
-    points: np.ndarray
+from sparseformer_mm.utils.records import (  # noqa: F401
+    Call,
+    Recording,
+    Stage,
+    _position,
+    picture_stages,
+    record,
+)
 
 
 class Detections(NamedTuple):
@@ -82,70 +47,6 @@ class Detections(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
-
-
-def _position(window: Tensor) -> Tuple[int, int]:
-    """x, y of a window, which is a view of the whole batch of one picture."""
-    row, column = window.stride()[-2:]
-    offset = window.storage_offset()
-    return offset % row // column, offset // row
-
-
-@contextmanager
-def record(model: nn.Module) -> Iterator[Recording]:
-    """Record the sampling stages while a library runs a model."""
-    recording = Recording([], [], [])
-
-    def before_backbone(module, args, kwargs):
-        (inputs,) = args
-        shapes = kwargs.get('valid_shapes')
-        height, width = inputs.shape[-2:] if shapes is None else shapes[0]
-        call = Call(_position(inputs), (width, height), [])
-        recording.calls.append(call)
-        return args, dict(kwargs, stages=call.stages)
-
-    def after_head(module, args, outputs):
-        recording.head_outputs.append(outputs)
-
-    def after_last_block(module, args, outputs):
-        recording.last_tokens.append(outputs[0])
-
-    hooks = [
-        model.backbone.register_forward_pre_hook(before_backbone, with_kwargs=True),
-        model.backbone.cortex[-1].register_forward_hook(after_last_block),
-    ]
-    if hasattr(model, 'bbox_head'):
-        hooks.append(model.bbox_head.register_forward_hook(after_head))
-    try:
-        yield recording
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def picture_stages(calls: Sequence[Call], shape: Sequence[int]) -> List[Stage]:
-    """Bring what a backbone recorded into units of the picture.
-
-    Args:
-        calls: on one picture, a batch of one.
-        shape: height and width of the picture inside the network's input
-            (``img_shape`` of its sample).
-    """
-    picture = np.array([shape[1], shape[0]], dtype=np.float64)
-    stages = []
-    for records in zip(*(call.stages for call in calls)):
-        rois, points = [], []
-        for call, one in zip(calls, records):
-            size, offset = np.array(call.size) / picture, call.offset / picture
-            roi = one.rois[0].double().cpu().numpy()
-            rois.append(
-                np.concatenate([roi[:, :2] * size + offset, roi[:, 2:] * size], axis=1)
-            )
-            points.append(one.points[0].double().cpu().numpy() * size + offset)
-        stages.append(
-            Stage(records[0].name, np.concatenate(rois), np.concatenate(points))
-        )
-    return stages
 
 
 def token_detections(
@@ -207,6 +108,8 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
         from mmdet.apis import init_detector as init
     elif cfg.default_scope == 'mmaction':
         from mmaction.apis import init_recognizer as init
+    elif cfg.default_scope == 'mmpretrain':
+        from mmpretrain.apis import init_model as init
     else:
         from mmseg.apis import init_model as init
     # Without weights, and what the libraries say about that: with weights, they would
@@ -217,7 +120,7 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
     forbid_reinit(model)
     try:
         with explain_errors():
-            load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+            loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except RuntimeError as error:
         if not any(mark in str(error) for mark in ('state_dict', 'tensors loaded')):
             raise
@@ -225,6 +128,13 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
             f'{checkpoint} does not fit the model of {cfg.filename}; use the config '
             f'it was trained with: {str(error)[:600]}'
         )
+    if cfg.default_scope == 'mmpretrain':
+        # As the functions of the other libraries leave things.
+        init_default_scope('mmpretrain')
+        model.cfg = cfg
+    # Where the test data is not there to say it.
+    meta = (loaded.get('meta') or {}).get('dataset_meta') or {}
+    model.trained_classes = meta.get('classes')
     return model
 
 
@@ -264,8 +174,10 @@ class Truths:
             metainfo = metainfo[0]
         self.classes = metainfo.get('classes')
         self.palette = metainfo.get('palette')
+        self.wanted = wanted
         self.missing = '' if wanted else '--truth none'
         self._index: Dict[Path, int] = {}
+        self._beside: Dict[Path, dict] = {}
         if not wanted:
             return
         try:
@@ -273,6 +185,8 @@ class Truths:
         except (OSError, AssertionError, ValueError) as error:
             self.missing = f'the test data of {cfg.filename} is not there: {error}'
             return
+        if self.classes is None:  # mmpretrain's, of folders
+            self.classes = self.dataset.metainfo.get('classes')
         for i in range(len(self.dataset)):
             info = self.dataset.get_data_info(i)
             for key in self.path_keys:
@@ -285,17 +199,42 @@ class Truths:
         return None if index is None else self.dataset.get_data_info(index)
 
     def boxes(self, path: Path, shape: Sequence[int]) -> np.ndarray:
-        """True boxes, (n, 4) x1, y1, x2, y2 relative to a picture of a shape."""
+        """True boxes of a picture of a shape.
+
+        Those of the data set, or else those of a file ``FOLDER_boxes.json`` beside a
+        folder the picture is in: picture -> [[x1, y1, x2, y2, label], ...] in pixels.
+
+        Returns:
+            (n, 4) x1, y1, x2, y2 relative to the picture.
+        """
         info = self.info(path) or {}
         boxes = [
             item['bbox']
             for item in info.get('instances', ())
             if not item.get('ignore_flag')  # crowds
         ]
+        if 'instances' not in info and self.wanted:
+            boxes = [box[:4] for box in self._boxes_beside(path.resolve())]
         height, width = shape[:2]
         return np.array(boxes, dtype=float).reshape(-1, 4) / (
             [width, height, width, height]
         )
+
+    def _boxes_beside(self, path: Path) -> list:
+        for folder in list(path.parents)[:3]:
+            file = folder.with_name(f'{folder.name}_boxes.json')
+            if file not in self._beside:
+                found = json.loads(file.read_text()) if file.is_file() else {}
+                self._beside[file] = found
+            name = path.relative_to(folder.parent).as_posix()
+            if name in self._beside[file]:
+                return self._beside[file][name]
+        return []
+
+    def true_class(self, path: Path) -> Optional[int]:
+        """True class of a picture; None if unknown or if there are several."""
+        label = (self.info(path) or {}).get('gt_label', -1)
+        return int(label) if np.ndim(label) == 0 and label >= 0 else None
 
     def mask(self, path: Path) -> Optional[np.ndarray]:
         """True class of each pixel, (H, W); None if the data set has it not."""

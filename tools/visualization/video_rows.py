@@ -5,16 +5,20 @@ Times are in units of the clip: frame i of T is at (i + 0.5) / T.
 
 import argparse
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
+from figures import numbers_of
 from mmengine.dataset import pseudo_collate
 from recording import Stage, name_of, record
+from sources import chosen_stages, class_index
 from torch import Tensor, nn
 from videos import Clip, VideoTruths
 
+from sparseformer_mm.utils import records
 from sparseformer_mm.utils.draw import light_colors
+from sparseformer_mm.utils.focus import stage_statistics
 from sparseformer_mm.utils.hosts import fail
 from sparseformer_mm.utils.panels import Frames, Panel, Row, corners_of
 
@@ -91,27 +95,11 @@ def best_tokens(scores: np.ndarray, inflation: int, count: int) -> np.ndarray:
 
 
 def token_logits(model: nn.Module, tokens: Tensor) -> Tensor:
-    """What the classifier says to each token by itself.
-
-    Args:
-        model: with a linear layer ``cls_head.fc_cls`` after the backbone, as
-            mmaction2's I3DHead and TSNHead have.
-        tokens: (N, d) after the backbone's last block.
-
-    Returns:
-        Tensor (N, K): logits; the mean over tokens is taken before the backbone's
-        final norm, so they do not average to the clip's.
-    """
-    head = getattr(model, 'cls_head', None)
-    classifier = getattr(head, 'fc_cls', None)
-    width = model.backbone.embed_dims
-    if getattr(classifier, 'in_features', None) != width:
-        fail(
-            f'the head {type(head).__name__} has no linear layer fc_cls that takes the '
-            f'{width} channels of a token, so no token can be asked for its class; '
-            'choose tokens by --tokens'
-        )
-    return classifier(model.backbone.norm(tokens))
+    """:func:`~sparseformer_mm.utils.records.token_logits`; it names the cure."""
+    try:
+        return records.token_logits(model, tokens)
+    except ValueError as error:
+        fail(f'{error}; choose tokens by --tokens')
 
 
 def seen_frames(preprocessor: nn.Module, inputs: Tensor) -> np.ndarray:
@@ -184,15 +172,19 @@ def video_row(
     clip: Clip,
     truths: VideoTruths,
     args: argparse.Namespace,
-) -> Row:
-    """One row of frames per sampling stage; the last stage's is for the sheet."""
+) -> Tuple[Row, dict]:
+    """One row of frames per sampling stage, and their numbers.
+
+    The last stage's row is for the sheet.
+    """
     data = model.data_preprocessor(pseudo_collate([clip.data]), False)
     with record(model) as recording, torch.no_grad():
         (sample,) = model(**data, mode='predict')
+    seen = chosen_stages(recording.calls[0].stages, args)
     images = seen_frames(model.data_preprocessor, data['inputs'][0, 0])
     stages = [
         Stage(one.name, *(x[0].double().cpu().numpy() for x in (one.rois, one.points)))
-        for one in recording.calls[0].stages
+        for one in seen
     ]
     scores = sample.pred_score.reshape(-1)
     if model.cls_head.average_clips != 'prob':
@@ -202,9 +194,12 @@ def video_row(
         tokens = _chosen(args.tokens, len(stages[-1].rois))
     else:
         with torch.no_grad():
-            logits = token_logits(model, recording.last_tokens[0][0])[:, label]
+            logits = token_logits(model, recording.last_tokens[0][0])
+        asked = label
+        if args.class_name is not None:
+            asked = class_index(args.class_name, truths.classes, logits.shape[1])
         tokens = best_tokens(
-            logits.double().cpu().numpy(),
+            logits[:, asked].double().cpu().numpy(),
             model.backbone.token_inflation,
             args.top_tokens,
         )
@@ -250,4 +245,15 @@ def video_row(
     legend = list(
         zip([f'token {token}' for token in tokens], light_colors(len(tokens)))
     )
-    return Row(rows[-1][1], legend, f'{found}; {numbers}', title, rows)
+    height, width = images.shape[1:3]
+    statistics = stage_statistics(
+        seen, sizes=[(width, height)] * len(seen[0].rois), bandwidth=args.bandwidth
+    )
+    in_numbers = dict(file=str(path), result=found, stages=[])
+    for stage, one in zip(stages, statistics):
+        entry = numbers_of(one, stage.points[..., 0].size)
+        if boxes is not None:
+            entry['in_boxes'] = share_inside(stage.points, boxes)
+        in_numbers['stages'].append(entry)
+    row = Row(rows[-1][1], legend, f'{found}; {numbers}', title, rows)
+    return row, in_numbers

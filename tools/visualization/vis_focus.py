@@ -1,51 +1,67 @@
-"""Draw what a detector, segmentor or video recogniser finds, and where it looks.
+"""Draw what a model finds and where it looks.
 
-Writes one PNG per picture and ``sheet.png`` with all of them. Detection: the
-boxes found, then for each sampling stage the RoIs and sampling points of the
-tokens that detect, each in the colour of its box; other tokens' RoIs are grey,
-true boxes dashed. Segmentation: picture, truth, prediction, and the RoIs of all
-tokens at the last stage. Truth is shown for pictures of the config's test data.
+Writes one PNG per picture, NAME_focus.png, and ``sheet.png`` with all of them.
+Classification: what the network sees of the picture, then for each sampling stage the
+RoIs and sampling points of the tokens, one colour a token. Detection: the boxes found,
+then for each sampling stage the RoIs and sampling points of the tokens that detect,
+each in the colour of its box; other tokens' RoIs are grey, true boxes dashed.
+Segmentation: picture, truth, prediction, and the RoIs of all tokens at the last stage.
+Truth is shown for pictures of the config's test data.
+
+Figures of the paper, for pictures: ``--what points rois density`` adds one file of each
+kind (figures 3 to 5), ``--top-k-class 5`` draws the tokens that answer most to a class
+(figure 6), ``--disturb`` erases or pads before the model looks (figure 7). They come
+with ``index.html``: a page to step through the stages and switch tokens on and off,
+which needs no network. ``--json FILE`` writes numbers.
 
 Videos (files, or folders of numbered frames): frames of a clip, one row per sampling
 stage, with the tubes that are there at each frame's time and the sampling points
 which are nearer to it in time than half the spacing of the drawn frames. The tokens
 that answer to the predicted class the most have a colour each, the same everywhere.
-``sheet.png`` holds the last stage of each video.
+``sheet.png`` holds the last stage of each video; the page shows no videos.
 
 Example:
     python tools/visualization/vis_focus.py CONFIG CHECKPOINT photo.jpg folder \
         --out pictures
+    python tools/visualization/vis_focus.py CONFIG CHECKPOINT photo.jpg \
+        --what rois --top-k-class 5 --class 'golden retriever'
+    python tools/visualization/vis_focus.py CONFIG CHECKPOINT folder --max-images 200 \
+        --what none --disturb zero-pad --json numbers.json
     python tools/visualization/vis_focus.py CONFIG CHECKPOINT clip.mp4 --out pictures
 """
 
 import argparse
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import List, Optional, Sequence
 
 import numpy as np
-from recording import (
-    Truths,
-    load_model,
-    name_of,
-    picture_stages,
-    record,
-    token_detections,
-)
-from torch import nn
-from video_rows import GREY, WHITE, video_row
+import options
+from classification import classification_row
+from figures import KINDS, kind_panels, picture_numbers, table, write_numbers
+from picture_rows import detection_row, segmentation_row
+from recording import Truths, load_model
+from sources import make_source
+from video_rows import video_row
 from videos import VIDEO_SUFFIXES, VideoTruths, find_videos, read_clip
 
-from sparseformer_mm.utils.draw import light_colors, token_colors
+from sparseformer_mm.utils.attention_page import write_page
+from sparseformer_mm.utils.density import GRID
 from sparseformer_mm.utils.hosts import fail, load_config
-from sparseformer_mm.utils.panels import (
-    Frames,
-    Panel,
-    Row,
-    corners_of,
-    draw_panels,
-)
+from sparseformer_mm.utils.panels import Row, draw_panels
+from sparseformer_mm.utils.records import Look
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# A page with more would take long to open.
+PAGE_PICTURES = 24
+
+# default_scope -> what makes a row
+ROWS = dict(
+    mmpretrain=classification_row,
+    mmdet=detection_row,
+    mmseg=segmentation_row,
+    mmaction=video_row,
+)
 
 
 def check_paths(names: Sequence[str]) -> None:
@@ -56,17 +72,29 @@ def check_paths(names: Sequence[str]) -> None:
             fail(f'there is no {kind} or folder {path} (seen from {Path.cwd()})')
 
 
+def _pictures_in(folder: Path) -> List[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+
+
 def find_images(names: Sequence[str]) -> List[Path]:
-    """Files as they are, and the pictures of folders in the order of their names."""
+    """Files as they are, and the pictures of folders in the order of their names.
+
+    Of a folder which holds only folders, the first picture of each, the second of
+    each and so on: classes take turns.
+    """
     found: List[Path] = []
     for path in map(Path, names):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                fail(f'folder {path} has no picture ({", ".join(SUFFIXES)})')
-            found += inside
-        else:
+        if not path.is_dir():
             found.append(path)
+            continue
+        inside = _pictures_in(path)
+        if not inside:
+            folders = sorted(p for p in path.iterdir() if p.is_dir())
+            turns = zip_longest(*map(_pictures_in, folders))
+            inside = [p for p in chain.from_iterable(turns) if p is not None]
+        if not inside:
+            fail(f'folder {path} has no picture ({", ".join(SUFFIXES)})')
+        found += inside
     return found
 
 
@@ -80,197 +108,51 @@ def read_image(path: Path) -> np.ndarray:
     return mmcv.bgr2rgb(image)
 
 
-def detection_row(
-    model: nn.Module,
-    path: Path,
-    image: np.ndarray,
-    truths: Truths,
-    args: argparse.Namespace,
-) -> Row:
-    """Boxes, then one panel per sampling stage."""
-    from mmdet.apis import inference_detector
-
-    with record(model) as recording:
-        sample = inference_detector(model, str(path))
-    (outputs,) = recording.head_outputs
-    found = token_detections(model.bbox_head, outputs, args.score_thr)
-    names = [name_of(truths.classes, label) for label in found.labels]
-    texts = [f'{name} {score:.2f}' for name, score in zip(names, found.scores)]
-    # By rank, not by token: the first few of these colours differ the most.
-    colors = light_colors(len(found.tokens))
-    true_boxes = truths.boxes(path, image.shape)
-    boxes = [
-        Frames(found.boxes, colors, labels=texts),
-        Frames(
-            true_boxes,
-            np.tile(WHITE, (len(true_boxes), 1)),
-            width=1,
-            dashed=True,
-        ),
-    ]
-    panels = [Panel('detections', image, boxes)]
-    for stage in picture_stages(recording.calls, sample.img_shape):
-        others = np.setdiff1d(np.arange(len(stage.rois)), found.tokens)
-        rois = corners_of(stage.rois)
-        frames = [
-            Frames(
-                rois[others],
-                np.tile(GREY, (len(others), 1)),
-                width=1,
-                alpha=0.5,
-                halo=False,
-            ),
-            Frames(rois[found.tokens], colors),
-        ]
-        panels.append(
-            Panel(
-                stage.name,
-                image,
-                frames,
-                points=stage.points[found.tokens],
-                point_colors=colors,
-            )
-        )
-    summary = ', '.join(
-        f'{text} (token {token})' for text, token in zip(texts, found.tokens)
-    )
-    return Row(panels, [], summary or f'nothing with a score of {args.score_thr:g}')
-
-
-def painted(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Lay the colours of classes over an image; labels without one stay bare."""
-    result = image.copy()
-    known = (labels >= 0) & (labels < len(palette))
-    mixed = 0.35 * image[known] + 0.65 * palette[labels[known]]
-    result[known] = mixed.round().astype(np.uint8)
-    return result
-
-
-def segmentation_row(
-    model: nn.Module,
-    path: Path,
-    image: np.ndarray,
-    truths: Truths,
-    args: argparse.Namespace,
-) -> Row:
-    """Picture, truth if known, prediction, RoIs of the last sampling stage."""
-    from mmseg.apis import inference_model
-
-    with record(model) as recording:
-        sample = inference_model(model, str(path))
-    prediction = sample.pred_sem_seg.data[0].cpu().numpy()
-    palette = np.array(truths.palette or [], dtype=np.uint8).reshape(-1, 3)
-    if not len(palette):
-        palette = (token_colors(model.decode_head.num_classes) * 255).astype(np.uint8)
-    masks = dict(truth=truths.mask(path), prediction=prediction)
-    masks = {title: mask for title, mask in masks.items() if mask is not None}
-    panels = [Panel('image', image)]
-    panels += [
-        Panel(title, painted(image, mask, palette)) for title, mask in masks.items()
-    ]
-    stage = picture_stages(recording.calls, sample.img_shape)[-1]
-    frames = Frames(
-        corners_of(stage.rois), light_colors(len(stage.rois)), width=1, halo=False
-    )
-    panels.append(Panel(f'token RoIs ({stage.name})', image, [frames]))
-    shown = np.unique(np.concatenate([mask.ravel() for mask in masks.values()]))
-    shown = shown[shown < len(palette)]
-    legend = [(name_of(truths.classes, i), palette[i] / 255) for i in shown]
-    largest = np.bincount(prediction.ravel()).argsort()[::-1]
-    shares = [(i, (prediction == i).mean()) for i in largest[:5]]
-    summary = ', '.join(
-        f'{name_of(truths.classes, i)} {share:.0%}' for i, share in shares if share
-    )
-    return Row(panels, legend, summary)
-
-
-# default_scope -> what makes a row
-ROWS = dict(mmdet=detection_row, mmseg=segmentation_row, mmaction=video_row)
-
-
-def indices(text: str) -> List[int]:
-    """'3,17' -> [3, 17]."""
-    return [int(part) for part in text.split(',')]
-
-
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('config', help='config of a trained model')
-    parser.add_argument('checkpoint', help='its weights, file or URL')
-    parser.add_argument(
-        'images',
-        nargs='+',
-        metavar='IMAGE|VIDEO|FOLDER',
-        help='pictures or videos, or folders of them; a folder of pictures is one '
-        "video's frames for a video model",
+    return options.parse_args(__doc__.split('\n\n')[0], argv)
+
+
+def wanted_kinds(scope: str, args: argparse.Namespace) -> List[str]:
+    """The figures to write beside NAME_focus.png."""
+    if scope == 'mmaction':
+        for value, flag in (
+            (args.what not in (None, ['none']), '--what'),
+            (args.disturb, '--disturb'),
+            (args.top_k_class, '--top-k-class'),
+        ):
+            if value:
+                fail(
+                    f'{flag} is for pictures; videos are drawn as a strip of frames, '
+                    'with --top-tokens or --tokens in colour'
+                )
+        return []
+    if args.what is None:
+        return list(KINDS) if scope == 'mmpretrain' else []
+    return [kind for kind in KINDS if kind in args.what]
+
+
+def save_figures(
+    name: str, row: Row, look: Look, kinds: Sequence[str], args: argparse.Namespace
+) -> None:
+    """Write the files of one picture or video; ``name`` is without _focus.png."""
+    own = row.more or [('', row.panels)]
+    title = row.title
+    figure = draw_panels(
+        [panels for _, panels in own],
+        [part or look.name for part, _ in own],
+        # Below the last of them.
+        [*[[]] * (len(own) - 1), row.legend],
+        title,
     )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('vis_focus'),
-        help='folder for the PNG files (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--max-images',
-        type=int,
-        default=4,
-        help='draw the first so many pictures or videos (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        help='least score of a detection (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--truth',
-        choices=['auto', 'none'],
-        default='auto',
-        help="auto: for pictures and videos of the config's test data (default)",
-    )
-    parser.add_argument('--device', default='cpu')
-    video = parser.add_argument_group('videos')
-    video.add_argument(
-        '--view',
-        type=int,
-        default=0,
-        help='which of the clips and crops that the test pipeline makes, clips of the '
-        'first crop first (default: %(default)s)',
-    )
-    video.add_argument(
-        '--num-frames',
-        type=int,
-        default=6,
-        help='draw so many frames of the clip (default: %(default)s)',
-    )
-    video.add_argument(
-        '--tokens',
-        type=indices,
-        metavar='I,J,...',
-        help='tokens to draw in colour, instead of --top-tokens',
-    )
-    video.add_argument(
-        '--top-tokens',
-        type=int,
-        default=4,
-        help='of each of the token_inflation copies in time, draw so many tokens in '
-        'colour: those that answer to the predicted class the most (default: '
-        '%(default)s)',
-    )
-    args = parser.parse_args(argv)
-    if not 1 <= args.max_images <= 100:  # a file has 65535 rows of pixels at most
-        parser.error('--max-images must be between 1 and 100')
-    if not 0 <= args.score_thr <= 1:
-        parser.error('--score-thr must be between 0 and 1')
-    for name, least, most in (
-        ('view', 0, 10**6),
-        ('num_frames', 1, 64),
-        ('top_tokens', 0, 10**6),
-    ):
-        if not least <= getattr(args, name) <= most:
-            flag = name.replace('_', '-')
-            parser.error(f'--{flag} must be between {least} and {most}')
-    return args
+    figure.savefig(args.out / f'{name.format("focus")}.png')
+    print(f'{args.out / name.format("focus")}.png: {row.summary}')
+    for kind in kinds:
+        title = look.title
+        if look.answer and kind != 'density':
+            title = f'tokens that answer most to {look.answer}; {title}'
+        panels = kind_panels(look, kind, args.bandwidth)
+        figure = draw_panels([panels], [look.name], title=title)
+        figure.savefig(args.out / f'{name.format(kind)}.png')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -284,17 +166,22 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             f'of {" and ".join(ROWS)}'
         )
     moving = scope == 'mmaction'
+    kinds = wanted_kinds(scope, args)
+    draws = args.what != ['none']
     files = 'videos' if moving else 'pictures'
     for key in ('model', 'test_dataloader', 'test_pipeline'):
-        # mmdet takes the pipeline of the data set.
-        if cfg.get(key) is None and (scope, key) != ('mmdet', 'test_pipeline'):
+        # The others take the pipeline of the data set.
+        own = key != 'test_pipeline' or scope in ('mmseg', 'mmaction')
+        if own and cfg.get(key) is None:
             fail(f'{args.config} has no {key}, which {scope} needs to read {files}')
     paths = (find_videos if moving else find_images)(args.images)
     if len(paths) > args.max_images:
-        print(f'drawing {args.max_images} of {len(paths)} {files} (--max-images)')
+        print(f'taking {args.max_images} of {len(paths)} {files} (--max-images)')
     paths = paths[: args.max_images]
     sources = [
-        read_clip(path, cfg, args.view) if moving else read_image(path)
+        read_clip(path, cfg, args.view)
+        if moving
+        else make_source(path, read_image(path), args)
         for path in paths
     ]
     model = load_model(cfg, args.checkpoint, args.device)
@@ -304,31 +191,63 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     else:
         known = sum(truths.info(path) is not None for path in paths)
         print(f"{known} of these {len(paths)} {files} are in the config's test data")
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    if draws:
+        args.out.mkdir(parents=True, exist_ok=True)
+    rows: List[Row] = []
+    looks: List[Look] = []
+    numbers = []
     for i, (path, source) in enumerate(zip(paths, sources)):
-        row = ROWS[scope](model, path, source, truths, args)
-        rows.append(row)
-        # Pictures of several folders may have the same name.
-        again = sum(other.stem == path.stem for other in paths[:i])
-        name = f'{path.stem}_focus{again + 1 if again else ""}.png'
-        own = row.more or [(path.name, row.panels)]
-        figure = draw_panels(
-            [panels for _, panels in own],
-            [title for title, _ in own],
-            # Below the last of them.
-            [*[[]] * (len(own) - 1), row.legend],
-            row.title,
+        if moving:
+            row, found = video_row(model, path, source, truths, args)
+            look = Look(path.name, None, [])
+        else:
+            row, look = ROWS[scope](model, source, truths, args)
+            found = args.json and picture_numbers(look, path, args.bandwidth)
+        numbers.append(found)
+        if draws:
+            rows.append(row)
+            looks.append(look)
+            # Pictures of several folders may have the same name.
+            again = sum(other.stem == path.stem for other in paths[:i])
+            stem = path.stem.replace('{', '{{').replace('}', '}}')
+            name = f'{stem}_{{}}{again + 1 if again else ""}'
+            save_figures(name, row, look, kinds, args)
+    if draws:
+        sheet = args.out / 'sheet.png'
+        draw_panels(
+            [row.panels for row in rows],
+            [row.title or path.name for row, path in zip(rows, paths)],
+            [row.legend for row in rows],
+        ).savefig(sheet)
+        print(f'all: {sheet}')
+    if kinds:
+        page = args.out / 'index.html'
+        title = f'Where {Path(args.config).stem} looks'
+        if args.disturb:
+            title += f' ({args.disturb})'
+        write_page(
+            page,
+            looks[:PAGE_PICTURES],
+            title=title,
+            # The map hides much of the picture: a person switches it on.
+            shown=[kind for kind in kinds if kind != 'density'] or kinds,
+            bandwidth=args.bandwidth,
         )
-        figure.savefig(args.out / name)
-        print(f'{args.out / name}: {row.summary}')
-    sheet = args.out / 'sheet.png'
-    draw_panels(
-        [row.panels for row in rows],
-        [row.title or path.name for row, path in zip(rows, paths)],
-        [row.legend for row in rows],
-    ).savefig(sheet)
-    print(f'all: {sheet}')
+        more = f', the first {PAGE_PICTURES}' if len(looks) > PAGE_PICTURES else ''
+        print(f'page to step through: {page}{more}')
+    if args.json:
+        settings = dict(
+            config=args.config,
+            checkpoint=args.checkpoint,
+            disturb=args.disturb,
+            disturb_share=args.disturb_share,
+            erase_fill=args.erase_fill,
+            seed=args.seed,
+            bandwidth=args.bandwidth,
+            grid=list(GRID),
+        )
+        print(table(write_numbers(args.json, settings, numbers), len(numbers)))
+        print(f'numbers: {args.json}')
 
 
 if __name__ == '__main__':
