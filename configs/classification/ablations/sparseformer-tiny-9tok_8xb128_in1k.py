@@ -1,0 +1,4 @@
+# SparseFormer-T with 9 tokens (paper, Table 3a: 74.5 top-1).
+_base_ = '../sparseformer-tiny_8xb128_in1k.py'
+
+model = dict(backbone=dict(num_tokens=9))
