@@ -4,7 +4,7 @@ Importing this package needs torch and mmengine only. It registers the backbone
 with mmengine, so that both ``type='sparseformer_mm.SparseFormer'`` (no import
 line needed) and, after ``custom_imports = dict(imports=['sparseformer_mm'])``,
 the bare ``type='SparseFormer'`` build inside mmpretrain, mmdet, mmseg and
-mmaction2.
+mmaction2. Without any of them, :func:`build` gives a classifier in plain PyTorch.
 """
 
 from .version import __version__
@@ -21,13 +21,20 @@ except ImportError as error:
     ) from error
 
 from . import models, registry  # noqa: E402
+from .api import Features, SparseFormerClassifier, build  # noqa: E402
 from .models import SparseFormer, SparseFormerOutput, StageRecord  # noqa: E402
+from .zoo import config_path, list_configs  # noqa: E402
 
 __all__ = [
     '__version__',
+    'Features',
     'SparseFormer',
+    'SparseFormerClassifier',
     'SparseFormerOutput',
     'StageRecord',
+    'build',
+    'config_path',
+    'list_configs',
     'models',
     'registry',
 ]

@@ -17,6 +17,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from ..api import SparseFormerClassifier
+
 __all__ = [
     'LIBRARIES',
     'build_model',
@@ -119,20 +121,6 @@ def find_config(name: str) -> str:
     )
 
 
-class _Classifier(nn.Module):
-    """A bare SparseFormer with a linear head, for use without any host."""
-
-    def __init__(self, arch: str, num_classes: int = 1000, **kwargs) -> None:
-        super().__init__()
-        from sparseformer_mm.models import SparseFormer
-
-        self.backbone = SparseFormer(arch, **kwargs)
-        self.head = nn.Linear(self.backbone.embed_dims, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x)[-1])
-
-
 class _TensorMode(nn.Module):
     """An OpenMMLab model as an ordinary module: tensor in, tensors out."""
 
@@ -170,18 +158,19 @@ def _detection_samples(x: Tensor) -> list:
 def _without_pretrained(cfg):
     """A copy of a model config in which nothing is loaded or downloaded."""
     if isinstance(cfg, dict):
-        return type(cfg)(
-            {
-                key: _without_pretrained(value)
-                for key, value in cfg.items()
-                if key != 'pretrained'
-                and not (
-                    key == 'init_cfg'
-                    and isinstance(value, dict)
-                    and value.get('type') == 'Pretrained'
-                )
-            }
-        )
+        kept = {
+            key: _without_pretrained(value)
+            for key, value in cfg.items()
+            if key != 'pretrained'
+            and not (
+                key == 'init_cfg'
+                and isinstance(value, dict)
+                and value.get('type') == 'Pretrained'
+            )
+        }
+        if 'pretrained2d' in kept:  # mmaction2: what it says of `pretrained`
+            kept['pretrained2d'] = False
+        return type(cfg)(kept)
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(_without_pretrained(value) for value in cfg)
     return cfg
@@ -210,7 +199,7 @@ def build_model(name: str, options: Optional[dict] = None, **kwargs) -> nn.Modul
     family, _, arch = name.partition('-')
     if family == 'sparseformer' and arch in _DROP_PATH_RATES:
         kwargs.setdefault('drop_path_rate', _DROP_PATH_RATES[arch])
-        return _Classifier(arch, **kwargs)
+        return SparseFormerClassifier(arch, **kwargs)
     path = name if name.endswith('.py') else find_config(name)
     cfg = load_config(path, options)
     if 'model' not in cfg:

@@ -104,6 +104,9 @@ def test_wheel_carries_configs_and_tools(source, wheel):
             }
             assert packed == files_of(source / folder)
             assert packed
+        # Where mim and modelindex look for it.
+        index = archive.read('sparseformer_mm/.mim/model-index.yml')
+        assert index == (source / 'configs/model-index.yml').read_bytes()
     tops = {name.split('/')[0] for name in names}
     assert {top for top in tops if not top.endswith('.dist-info')} == {
         'sparseformer_mm'
@@ -203,7 +206,12 @@ def test_editable_install_links(source, tmp_path):
         assert str(source / 'sparseformer_mm') in archive.read(finder).decode()
     # Nothing is copied: what is edited in configs/ is what .mim shows.
     assert not any('.mim' in name for name in names)
-    for folder in ('configs', 'tools'):
-        link = source / 'sparseformer_mm/.mim' / folder
+    targets = dict(
+        configs='configs',
+        tools='tools',
+        **{'model-index.yml': 'configs/model-index.yml'},
+    )
+    for name, target in targets.items():
+        link = source / 'sparseformer_mm/.mim' / name
         assert link.is_symlink() and not os.path.isabs(os.readlink(link))
-        assert link.resolve() == (source / folder).resolve()
+        assert link.resolve() == (source / target).resolve()

@@ -1,0 +1,254 @@
+"""SparseFormer in plain PyTorch: no config, no registry, no runner.
+
+import torch, sparseformer_mm
+
+model = sparseformer_mm.build('tiny', checkpoint='sparseformer_t_imagenet1k.pth')
+logits = model.eval()(torch.rand(1, 3, 224, 224))  # (1, 1000)
+seen = model.features(torch.rand(1, 3, 224, 224))  # tokens, RoIs, points
+"""
+
+import copy
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .models import SparseFormer, StageRecord
+from .models.checkpoint import detect_layout, to_mm, unwrap
+
+# Where a linear classifier is, beside 'backbone.': in mmpretrain's models and those of
+# this file, in mmaction2's, and in a file without any prefix.
+_CLASSIFIERS = ('head.fc.', 'cls_head.fc_cls.', 'head.')
+
+
+class Features(NamedTuple):
+    """What a model saw and made of it (N: all tokens, of all copies along time).
+
+    Attributes:
+        tokens: (B, N, d_c) last tokens, each through the final LayerNorm; the
+            classifier of a model takes them one by one too: ``model.head(tokens)``.
+        rois: (B, N, 2D) final RoIs, centre and size in units of the image: x, y, w, h,
+            or x, y, t, w, h, l for videos.
+        image_feature: (B, C, [T,] H/4, W/4), the map that tokens sample from.
+        map_extents: (B, D), x first: pixels of ``image_feature`` that belong to each
+            image; None where nothing is padded.
+        block_tokens: (B, N, d_c) each, after the cortex blocks of ``out_indices``,
+            through the final LayerNorm.
+        stages: a :class:`StageRecord` per sampling stage, in order: ``name``
+            ('focusing.0', ..., 'cortex.0'), ``rois`` (B, N, 2D), ``points``
+            (B, N, P, D) in units of the image, ``tokens`` (B, N, d) after the stage
+            (d is d_f in focusing stages, d_c in the last one; no LayerNorm).
+    """
+
+    tokens: Tensor
+    rois: Tensor
+    image_feature: Tensor
+    map_extents: Optional[Tensor]
+    block_tokens: Tuple[Tensor, ...]
+    stages: Tuple[StageRecord, ...]
+
+
+class SparseFormerClassifier(nn.Module):
+    """A SparseFormer and a linear classifier on the mean of its tokens.
+
+    Its state dict has the names of mmpretrain's models (``backbone.*``, ``head.fc.*``),
+    so files go both ways.
+
+    Args:
+        arch: 'tiny', 'small', 'base', or a dict, see :class:`SparseFormer`.
+        num_classes: K; 0 for no classifier.
+        **kwargs: of :class:`SparseFormer`, except ``out_type`` and ``init_cfg``.
+            ``drop_path_rate`` is 0 if not given; the paper trains the three with 0.2,
+            0.3 and 0.4.
+
+    Raises:
+        ValueError, TypeError: for a wrong argument, naming it and what is allowed.
+    """
+
+    def __init__(
+        self, arch: Union[str, dict] = 'tiny', num_classes: int = 1000, **kwargs
+    ):
+        super().__init__()
+        cures = dict(
+            out_type='call features() for tokens and RoIs, or build a SparseFormer',
+            init_cfg='give build() a checkpoint',
+        )
+        for name in cures.keys() & kwargs.keys():
+            raise ValueError(f'{name} is no argument of a classifier: {cures[name]}')
+        if num_classes < 0:
+            raise ValueError(f'num_classes={num_classes} must be at least 0')
+        self.backbone = SparseFormer(arch, **kwargs)
+        self.num_classes = num_classes
+        self.head = nn.Sequential()
+        if num_classes:
+            linear = nn.Linear(self.backbone.embed_dims, num_classes)
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+            self.head.add_module('fc', linear)
+
+    def forward(
+        self, inputs: Tensor, valid_shapes: Optional[Sequence[Tuple[int, int]]] = None
+    ) -> Tensor:
+        """Classify a batch.
+
+        Args:
+            inputs: (B, 3, H, W) of any size, or (B, 3, T, H, W) with
+                ``spatial_dims=3``, as RGB from which the mean (123.675, 116.28,
+                103.53) was taken and which was divided by (58.395, 57.12, 57.375), as
+                the authors' weights want it.
+            valid_shapes: (height, width) of each image in a padded batch.
+
+        Returns:
+            Tensor: (B, K) logits, or (B, d_c) if there is no classifier.
+        """
+        return self.head(self.backbone(inputs, valid_shapes=valid_shapes)[-1])
+
+    def features(
+        self, inputs: Tensor, valid_shapes: Optional[Sequence[Tuple[int, int]]] = None
+    ) -> Features:
+        """What the model looked at and made of it; arguments as of :meth:`forward`.
+
+        Example:
+            >>> import torch
+            >>> from sparseformer_mm import build
+            >>> model = build('tiny', num_tokens=9, cortex_depth=1).eval()
+            >>> seen = model.features(torch.rand(1, 3, 64, 96))
+            >>> [tuple(x.shape) for x in (seen.tokens, seen.rois, seen.image_feature)]
+            [(1, 9, 512), (1, 9, 4), (1, 96, 16, 24)]
+            >>> [stage.name for stage in seen.stages]
+            ['focusing.0', 'focusing.1', 'focusing.2', 'focusing.3', 'cortex.0']
+            >>> tuple(seen.stages[0].points.shape)
+            (1, 9, 36, 2)
+        """
+        # Another view of the same modules and parameters: nothing is switched on the
+        # model itself, which may be in use elsewhere at the same time.
+        backbone = copy.copy(self.backbone)
+        backbone.out_type = 'tokens'
+        stages = []
+        return Features(*backbone(inputs, stages, valid_shapes), tuple(stages))
+
+
+def build(
+    arch: Union[str, dict] = 'tiny',
+    num_classes: Optional[int] = None,
+    checkpoint: Union[str, Path, Mapping, None] = None,
+    **kwargs,
+) -> SparseFormerClassifier:
+    """Make a model that takes images and returns logits.
+
+    The log says what was loaded from the checkpoint. The backbone's part has to be
+    complete, except for what another number of tokens or points re-initialises
+    (``allow_partial_load=True`` loads less on purpose).
+
+    Args:
+        arch: 'tiny', 'small', 'base', or a dict, see :class:`SparseFormer`.
+        num_classes: K. None takes the classifier of the checkpoint as it is (1000
+            classes without a checkpoint); a number which that one does not have, or
+            a checkpoint without one, gives a new classifier. 0: none.
+        checkpoint: a file, a URL or what is in one: the authors' files in both
+            layouts, or those of a training with mmpretrain, mmaction2, mmdet or
+            mmseg. Reading a file can run code in it: only those you trust.
+        **kwargs: of :class:`SparseFormer`, e.g. ``num_tokens``, ``drop_path_rate``,
+            or ``spatial_dims=3, token_inflation=8`` for videos (an image model's
+            checkpoint is inflated).
+
+    Raises:
+        ValueError: for an unknown name, or a checkpoint that is no SparseFormer or
+            has no classifier where ``num_classes`` is not given.
+        RuntimeError: for a checkpoint that is not of this model, listing what is
+            missing, unknown or of another shape.
+
+    Example:
+        >>> import torch
+        >>> from sparseformer_mm import build
+        >>> model = build('tiny', num_classes=10, cortex_depth=1)
+        >>> tuple(model(torch.rand(2, 3, 64, 96)).shape)
+        (2, 10)
+    """
+    if isinstance(arch, str) and arch not in SparseFormer.arch_settings:
+        raise ValueError(
+            f'there is no model {arch!r}; build() knows '
+            f'{", ".join(SparseFormer.arch_settings)}, or a dict with sizes. (What a '
+            'config describes is built by its library, e.g. '
+            'mmpretrain.get_model(sparseformer_mm.config_path(NAME)).)'
+        )
+    if checkpoint is None:
+        return SparseFormerClassifier(
+            arch, 1000 if num_classes is None else num_classes, **kwargs
+        )
+    if not isinstance(checkpoint, Mapping):
+        # Here, since it takes mmengine's whole runner along.
+        from mmengine.runner.checkpoint import CheckpointLoader
+
+        checkpoint = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
+    weights, classifier = _split(checkpoint)
+    if num_classes is None:
+        if not classifier:
+            raise ValueError(
+                'the checkpoint has no classifier; give num_classes for a new one, or '
+                'num_classes=0 for a model without'
+            )
+        num_classes = len(classifier['weight'])
+    model = SparseFormerClassifier(arch, num_classes, **kwargs)
+    model.backbone.load_state_dict(weights)
+    if num_classes:
+        _load_classifier(model.head.fc, classifier)
+    return model
+
+
+def _split(checkpoint: Mapping) -> Tuple[dict, Dict[str, Tensor]]:
+    """Take the classifier out of a file's content.
+
+    Returns:
+        tuple: the rest, under its own names; 'weight' and 'bias' of the classifier, or
+        an empty dict.
+    """
+    weights, wrapper = unwrap(checkpoint)
+    found = detect_layout(weights)
+    if found is None:
+        raise ValueError(
+            'the checkpoint holds no SparseFormer in a known layout; its keys begin '
+            f'with: {", ".join(list(map(str, weights))[:5])}'
+        )
+    layout, prefix = found
+    if layout == 'mm':
+        # The classifier is the backbone's neighbour.
+        root = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
+        heads = [root + name for name in _CLASSIFIERS]
+
+        def parameter(key):
+            head = next((h for h in heads if key in (h + 'weight', h + 'bias')), None)
+            return head and key[len(head) :]
+    else:
+
+        def parameter(key):
+            (name,) = to_mm({key: weights[key]}, layout, prefix) or ('',)
+            return name[len('head.') :] if name.startswith('head.') else None
+
+    backbone, classifier = OrderedDict(), {}
+    for key, value in weights.items():
+        name = parameter(key) if isinstance(value, Tensor) else None
+        if name:
+            classifier[name] = value
+        else:
+            backbone[key] = value
+    if wrapper:
+        backbone = {wrapper: backbone}  # the backbone's report names it
+    return backbone, classifier if len(classifier) == 2 else {}
+
+
+def _load_classifier(layer: nn.Linear, state: Dict[str, Tensor]):
+    there = len(state['weight']) if state else 'none'
+    if there == layer.out_features:
+        layer.load_state_dict(state)
+        message, level = f'classifier of {there} classes loaded', logging.INFO
+    else:
+        message = (
+            f'classifier re-initialised: {layer.out_features} classes here, {there} in '
+            'the checkpoint'
+        )
+        level = logging.WARNING
+    print_log(f'SparseFormer: {message}', logger='current', level=level)
