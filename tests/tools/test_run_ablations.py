@@ -364,6 +364,8 @@ def test_an_interrupt_ends_the_trainings(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         env=dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'),
+        # Whoever runs the tests in the background had it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         for line in process.stdout:
             if line.startswith('training '):
