@@ -1,0 +1,238 @@
+"""A few fixed samples of a data set, and where a model looks at them."""
+
+import copy
+import json
+import random
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Optional, Union
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..models.padding import PaddingAware, valid_shapes_of
+from ..models.sparseformer import SparseFormer
+from ..models.tokens import StageRecord
+
+__all__ = ['Look', 'Sample', 'backbone_of', 'load_samples', 'look_at', 'own_randomness']
+
+
+class Sample(NamedTuple):
+    """One picture or clip.
+
+    Attributes:
+        name: of its file.
+        batch: that holds it alone, as the data loader would give it.
+        image: (H, W, 3) RGB uint8; of a clip, its middle frame.
+        boxes: (n, 4) true boxes in pixels of the network's input; None if unknown.
+    """
+
+    name: str
+    batch: dict
+    image: np.ndarray
+    boxes: Optional[np.ndarray]
+
+
+class Look(NamedTuple):
+    """A sample and where a model looked; positions are relative to ``image``.
+
+    Attributes:
+        name, image, boxes: of the sample, boxes relative to the image; the image is as
+            large as what RoIs are relative to.
+        stages: what the backbone recorded for this sample alone, B = 1.
+        time: of the image in its clip, in units of the clip; None for pictures.
+    """
+
+    name: str
+    image: np.ndarray
+    boxes: Optional[np.ndarray]
+    stages: List[StageRecord]
+    time: Optional[float]
+
+
+def load_samples(
+    loader, count: int, boxes: Union[str, Path, bool, None]
+) -> List[Sample]:
+    """Load samples, evenly spread over a data set: the same ones every time.
+
+    Args:
+        loader (DataLoader): Whose ``dataset`` and ``collate_fn`` are used; the
+            data set packs dictionaries with one tensor as ``inputs``.
+        count (int): At most so many.
+        boxes (str, Path, bool, optional): A boxes file, None for the data set's own
+            boxes, False for none.
+
+    Raises:
+        ValueError: for other data sets, or boxes that do not fit.
+    """
+    dataset, total = loader.dataset, len(loader.dataset)
+    count = min(count, total)
+    if not count:
+        raise ValueError(
+            'FocusHook takes its samples from the validation set: it is empty'
+        )
+    known = None if boxes is None or boxes is False else _read_boxes(boxes)
+    samples = []
+    for index in ((np.arange(count) + 0.5) * total / count).astype(int).tolist():
+        packed = dataset[index]
+        inputs = packed.get('inputs') if isinstance(packed, dict) else None
+        if not torch.is_tensor(inputs):
+            raise ValueError(
+                'FocusHook needs a validation set that gives a dictionary with a '
+                f'tensor as inputs, and {type(dataset).__name__} does not: end its '
+                'pipeline with PackInputs (or PackDetInputs, ...)'
+            )
+        get_info = getattr(dataset, 'get_data_info', lambda index: {})
+        info = get_info(index)
+        keys = ('img_path', 'filename', 'frame_dir')
+        path = next((info[key] for key in keys if key in info), f'sample {index}')
+        found = None
+        if known is not None:
+            found = known.get(Path(path).resolve())
+        elif boxes is None:
+            found = _own_boxes(info)
+        if found is not None:
+            if inputs.dim() != 3:
+                raise ValueError(
+                    'FocusHook knows no boxes that move with time: leave out boxes '
+                    '(tools/visualization/vis_focus.py measures videos with theirs)'
+                )
+            found = np.array([box[:4] for box in found], dtype=float).reshape(-1, 4)
+            found = found * _scale(packed.get('data_samples'), path)
+        samples.append(
+            Sample(
+                Path(path).name, loader.collate_fn([packed]), _picture(inputs), found
+            )
+        )
+    if known is not None and all(sample.boxes is None for sample in samples):
+        raise ValueError(
+            f'boxes={str(boxes)!r} has none of the samples, for instance {path}; does '
+            'it belong to the validation set?'
+        )
+    return samples
+
+
+def _read_boxes(boxes: Union[str, Path]) -> Dict[Path, list]:
+    file = Path(boxes)
+    try:
+        content = json.loads(file.read_text(encoding='utf-8'))
+        return {(file.parent / name).resolve(): v for name, v in content.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f'boxes={str(boxes)!r} is no file that FocusHook can read, that is a JSON '
+            f'dictionary of picture -> [[x1, y1, x2, y2, label], ...]: {error}'
+        ) from error
+
+
+def _own_boxes(info: dict) -> Optional[list]:
+    """A data set's boxes of one picture, in pixels of the file.
+
+    Unlike those in data samples, these never went through the pipeline, whose steps
+    load them before or after the picture is resized.
+    """
+    instances = [item for item in info.get('instances', ()) if 'bbox' in item]
+    if 'instances' not in info or len(instances) < len(info['instances']):
+        return None
+    return [item['bbox'] for item in instances if not item.get('ignore_flag')]
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Let pipelines draw the same random numbers every time, and nobody else's."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)  # CPU only, where pipelines run
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; then every part as it was, frozen ones too."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def backbone_of(model: nn.Module) -> SparseFormer:
+    """The SparseFormer in a model; a ValueError names the cure if there is none."""
+    for module in model.modules():
+        if isinstance(module, SparseFormer):
+            return module
+    backbone = getattr(model, 'backbone', model)
+    raise ValueError(
+        'FocusHook found no SparseFormer in the model, whose backbone is a '
+        f'{type(backbone).__name__} and has no tokens to show: remove the hook, or '
+        "give backbone=dict(type='sparseformer_mm.SparseFormer', ...)"
+    )
+
+
+def _picture(inputs: Tensor) -> np.ndarray:
+    """A packed sample as (H, W, 3) RGB uint8; of a clip, the middle frame."""
+    if inputs.dim() == 5:  # mmaction2: views, channels, frames
+        inputs = inputs[0, :, inputs.shape[2] // 2]
+    elif inputs.dim() == 4:  # mmaction2: frames, channels
+        inputs = inputs[len(inputs) // 2]
+    elif len(inputs) == 3:  # OpenMMLab loads pictures as BGR, but videos as RGB
+        inputs = inputs.flip(0)
+    pixels = inputs if len(inputs) == 3 else inputs[:1].expand(3, -1, -1)
+    if pixels.dtype != torch.uint8:  # the pipeline has normalised them
+        least, most = pixels.min(), pixels.max()
+        pixels = (pixels - least) / (most - least).clamp(min=1e-6) * 255
+    return pixels.permute(1, 2, 0).round().byte().cpu().numpy()
+
+
+def _scale(sample, path: str) -> np.ndarray:
+    """What turns pixels of the file, x1, y1, x2, y2, into those of the input."""
+    meta = getattr(sample, 'metainfo', {})
+    if 'ori_shape' not in meta or 'img_shape' not in meta:
+        return np.ones(4)
+    shape, before = (np.array(meta[k][1::-1]) for k in ('img_shape', 'ori_shape'))
+    scale = np.broadcast_to(meta.get('scale_factor', 1.0), 2)  # set by what resizes
+    if meta.get('flip') or (shape < 0.98 * before * scale).any():
+        raise ValueError(
+            f'the validation pipeline crops or flips {path}, so that its boxes do not '
+            'fit any more: give FocusHook boxes=False, or use a pipeline which only '
+            'resizes'
+        )
+    return np.tile(scale, 2)
+
+
+@torch.no_grad()
+def look_at(model: nn.Module, sample: Sample) -> Look:
+    """Run a model's backbone on one sample, in evaluation mode."""
+    # Preprocessors change what they get.
+    data = model.data_preprocessor(copy.deepcopy(sample.batch), False)
+    backbone, inputs = backbone_of(model), data['inputs']
+    if inputs.dim() == 6:  # mmaction2: views first
+        inputs = inputs[:, 0]
+    elif inputs.dim() == 5 and backbone.spatial_dims == 2:  # frames first
+        inputs = inputs[:, inputs.shape[1] // 2]
+    shapes = None
+    if isinstance(model, PaddingAware):
+        shapes = valid_shapes_of(data.get('data_samples'))
+    stages: List[StageRecord] = []
+    with _evaluating(backbone):
+        backbone(inputs, stages=stages, valid_shapes=shapes)
+    height, width = shapes[0] if shapes else inputs.shape[-2:]
+    image = np.zeros((height, width, 3), np.uint8)  # padding, if any, is black
+    shown = sample.image[:height, :width]
+    image[: shown.shape[0], : shown.shape[1]] = shown
+    boxes = sample.boxes
+    if boxes is not None:
+        boxes = boxes / [width, height, width, height]
+    time = None
+    if backbone.spatial_dims == 3:
+        frames = inputs.shape[2]
+        time = (frames // 2 + 0.5) / frames
+    return Look(sample.name, image, boxes, stages, time)
