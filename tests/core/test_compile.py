@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sparseformer_mm import SparseFormer
+from sparseformer_mm.models import ops
 
 ARCH = dict(
     num_tokens=4,
@@ -46,17 +47,29 @@ def test_compiles_without_graph_breaks(kwargs):
 
 
 @pytest.mark.skipif(not MODERN, reason='torch.export of this torch is a prototype')
-@pytest.mark.parametrize('out_type', ['pooled', 'tokens'])
-def test_exports_with_dynamic_batch(out_type):
-    module = model(out_type=out_type).eval()
+@pytest.mark.parametrize(
+    'out_type, gather',
+    [('pooled', False), ('pooled', True), ('featmap', False), ('tokens', False)],
+)
+@pytest.mark.parametrize('dims', [2, 3])
+def test_exports_with_dynamic_batch(out_type, dims, gather, monkeypatch):
+    monkeypatch.setattr(ops, 'TRACE_GATHER', gather)
+    module = model(out_type=out_type, spatial_dims=dims, token_inflation=dims - 1)
+    module.eval()
+    size = (3, 32, 40) if dims == 2 else (3, 6, 32, 40)
     batch = torch.export.Dim('batch', min=2, max=16)
     program = torch.export.export(
-        module, (torch.randn(2, 3, 32, 40),), dynamic_shapes=({0: batch}, None)[:1]
+        module, (torch.randn(2, *size),), dynamic_shapes=({0: batch},)
     )
-    inputs = torch.randn(5, 3, 32, 40)
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert any('grid_sampler' in target for target in targets) is not gather
+    inputs = torch.randn(5, *size)
     outputs, references = program.module()(inputs), module(inputs)
     if out_type == 'tokens':
         assert outputs.map_extents is None
         outputs, references = outputs[:3], references[:3]
+    if isinstance(references, torch.Tensor):  # the map of a video
+        outputs, references = (outputs,), (references,)
+    assert len(outputs) == len(references)
     for out, expected in zip(outputs, references):
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
