@@ -122,7 +122,10 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
         with explain_errors():
             loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except RuntimeError as error:
-        if not any(mark in str(error) for mark in ('state_dict', 'tensors loaded')):
+        if not any(
+            mark in str(error)
+            for mark in ('state_dict', 'state dict', 'tensors loaded')
+        ):
             raise
         fail(
             f'{checkpoint} does not fit the model of {cfg.filename}; use the config '

@@ -1,0 +1,272 @@
+"""Write a trained model as ONNX, for programs without PyTorch.
+
+Works for the configs of all four tasks:
+
+- classification: logits (B, classes).
+- detection: boxes (B, n, 4) as x1, y1, x2, y2 in pixels of the input, scores (B, n)
+  from high to low, labels (B, n): all that is left to do is to drop low scores.
+- segmentation: logits (B, classes, H, W) at the input's size. What a config with
+  sliding inference does with one window.
+- video: logits (B, classes) of clips (B, 3, T, H, W), one clip or view at a time.
+
+The input, named "input", is what the network gets: float32, resized to the size of
+the input (all of it: nothing is padded), in the metadata's channel_order, minus mean,
+over std. With --with-preprocess it is RGB in 0..255 and the file does the rest.
+The file's metadata_props say which of the two, and hold task, input_size, mean, std,
+channel_order and classes (JSON where they are lists).
+
+Examples:
+    python tools/deployment/export_onnx.py CONFIG CHECKPOINT --out model.onnx --check
+    python tools/deployment/export_onnx.py CONFIG CHECKPOINT --shape 800 1333 --batch 1
+    python tools/deployment/export_onnx.py VIDEO_CONFIG CHECKPOINT --shape 16 112 112
+"""
+
+import argparse
+import os
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from sparseformer_mm.utils import export, onnx_check
+from sparseformer_mm.utils.hosts import fail, load_config
+from sparseformer_mm.utils.launch import (
+    check_checkpoint,
+    explain_errors,
+    forbid_reinit,
+)
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='a config file')
+    parser.add_argument('checkpoint', help='its trained weights')
+    parser.add_argument('--out', help='the file to write (CONFIG_NAME.onnx)')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='SIDE',
+        help='H W of pictures, T H W of clips (what the test pipeline makes, if it '
+        'makes one size)',
+    )
+    parser.add_argument(
+        '--dynamic-size',
+        action='store_true',
+        help='take pictures of any height and width; --shape is then an example',
+    )
+    parser.add_argument(
+        '--batch',
+        default='dynamic',
+        help="'dynamic' for any, or a number for exactly that many",
+    )
+    parser.add_argument(
+        '--opset',
+        type=int,
+        default=export.DEFAULT_OPSET,
+        help=f'of ONNX, {export.LEAST_OPSET} or later ({export.DEFAULT_OPSET}, the '
+        'last that torch 2.1 writes; torch 2.11 also writes 18 to 20)',
+    )
+    parser.add_argument(
+        '--sampler',
+        choices=['auto', 'grid', 'gather'],
+        default='auto',
+        help="how the map is sampled: 'grid' by GridSample (pictures from opset 16, "
+        "clips from 20), 'gather' in plain operations of any opset; 'auto': "
+        'grid for pictures where the opset has it, else gather',
+    )
+    parser.add_argument(
+        '--with-preprocess',
+        action='store_true',
+        help='put the normalisation into the file, which then takes RGB in 0..255',
+    )
+    parser.add_argument(
+        '--raw',
+        action='store_true',
+        help='what the head gives: of detectors class logits (B, N, classes, + 1 with '
+        'softmax) and boxes (B, N, 4) as centre and size relative to the input, of '
+        "segmentors logits at the head's size",
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='run the file with onnxruntime on random pictures, print the largest '
+        'difference from torch, and fail if it exceeds '
+        f'{onnx_check.TOLERANCE} (relative, for values above 1)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
+    args = parser.parse_args(argv)
+    if args.shape is not None and min(args.shape) < 1:
+        parser.error('--shape must hold positive numbers')
+    if args.batch == 'dynamic':
+        args.batch = None
+    elif args.batch.isdigit() and int(args.batch) > 0:
+        args.batch = int(args.batch)
+    else:
+        parser.error("--batch must be 'dynamic' or a positive number")
+    if args.out is None:
+        stem = os.path.splitext(os.path.basename(args.config))[0]
+        args.out = f'{stem}.onnx'
+    return args
+
+
+def load_model(
+    cfg: Config, checkpoint: str
+) -> Tuple[nn.Module, Optional[Sequence[str]]]:
+    """Build the config's model with complete weights.
+
+    Returns:
+        tuple: the model, and the names of its classes, None if neither checkpoint
+        nor config know them.
+    """
+    check_checkpoint(checkpoint)
+    if cfg.get('data_preprocessor') is not None:  # mmpretrain's stands outside
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    forbid_reinit(model)
+    try:
+        with explain_errors():
+            loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    except RuntimeError as error:
+        marks = ('state_dict', 'state dict', 'tensors loaded')
+        if not any(mark in str(error) for mark in marks):
+            raise
+        fail(
+            f'{checkpoint} does not fit the model of {cfg.filename}; use the config '
+            f'it was trained with: {str(error)[:600]}'
+        )
+    meta = loaded.get('meta', {}).get('dataset_meta') or {}
+    classes = meta.get('classes') or meta.get('CLASSES')
+    if not classes and cfg.get('test_dataloader') is not None:
+        meta = cfg.test_dataloader.dataset.get('metainfo') or {}
+        classes = meta.get('classes')
+    return model, None if isinstance(classes, str) else classes
+
+
+def _sides(value) -> List[int]:
+    """[H, W] of a crop_size or scale, which hold W first where they are pairs."""
+    if isinstance(value, int):
+        return [value, value]
+    width, height = value
+    return [height, width]
+
+
+def find_shape(cfg: Config) -> List[int]:
+    """(T,) H, W which the test pipeline makes; fails if it does not say."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    scope, size, frames = cfg.get('default_scope'), None, None
+    for step in dataset.get('pipeline') or ():
+        kind = getattr(step['type'], '__name__', step['type']).rpartition('.')[2]
+        if kind in ('CenterCrop', 'ThreeCrop'):
+            size = _sides(step['crop_size'])
+        elif kind == 'Resize':
+            # mmaction2's keeps the ratio unless told not to, the others' the reverse.
+            keeps = step.get('keep_ratio', scope == 'mmaction')
+            size = None if keeps else _sides(step['scale'])
+        sample = step.get('sample') or step
+        frames = sample.get('clip_len', frames)
+    slides = (cfg.model.get('test_cfg') or {}).get('crop_size')
+    if slides is not None:  # of a segmentor with sliding windows: H, W
+        size = list(slides)
+    if scope == 'mmaction':
+        size = [frames, *size] if size and frames else None
+    if size is None:
+        example = 'T H W' if scope == 'mmaction' else 'H W'
+        fail(
+            f'the test pipeline of {cfg.filename} does not say which size its output '
+            f'has: give it with --shape {example}'
+        )
+    return size
+
+
+def check(module: export.Exportable, data: bytes, shapes: list) -> None:
+    """Print the differences; fail if one is too large."""
+    differences = onnx_check.compare(
+        module, onnx_check.onnx_runner(module, data), shapes
+    )
+    for one in differences:
+        shape = 'x'.join(map(str, one.shape))
+        print(
+            f'input {shape}, {one.name}: largest difference {one.largest:.2e} '
+            f'(values up to {one.scale:.4g})'
+        )
+    if all(one.is_fine for one in differences):
+        return
+    rounding = onnx_check.compare(module, onnx_check.float64_runner(module), shapes)
+    worst = max(zip(differences, rounding), key=lambda pair: pair[0].share)
+    fail(
+        f'onnxruntime and torch differ by more than {onnx_check.TOLERANCE}. The file '
+        f'is written; do not trust it unless the model itself is as sensitive: '
+        f'{worst[0].name} differ by {worst[0].largest:.2e}, and in torch between '
+        f'float32 and float64 by {worst[1].largest:.2e}'
+    )
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    try:
+        for package in ('onnx', 'onnxruntime') if args.check else ('onnx',):
+            export.need(package)
+    except ModuleNotFoundError as error:
+        fail(str(error))
+    folder = os.path.dirname(os.path.abspath(args.out))
+    if not os.path.isdir(folder):
+        fail(f'there is no folder {folder} for --out: make it first')
+    cfg = load_config(args.config, args.cfg_options)
+    if 'model' not in cfg:
+        fail(f'config {args.config} has no model')
+    if cfg.get('default_scope') not in export.TASKS:
+        fail(
+            f'default_scope of {args.config} is {cfg.get("default_scope")!r}, none of '
+            f'{", ".join(export.TASKS)}: no such model can be exported'
+        )
+    model, classes = load_model(cfg, args.checkpoint)
+    try:
+        module = export.Exportable(
+            model, cfg.default_scope, args.raw, args.with_preprocess
+        )
+        size = args.shape or find_shape(cfg)
+        if len(size) != module.rank:
+            wanted = 'T H W' if module.rank == 3 else 'H W'
+            fail(f'--shape must be {wanted} for this model, not {size}')
+        proto = export.to_onnx(
+            module,
+            size,
+            args.opset,
+            args.batch,
+            args.dynamic_size,
+            args.sampler,
+            classes,
+        )
+    except ValueError as error:
+        fail(str(error))
+    data = proto.SerializeToString()
+    with open(args.out, 'wb') as file:
+        file.write(data)
+    print(
+        f'{args.out}: {module.task}, opset {args.opset}, {len(data) / 2**20:.1f} MiB, '
+        f'input {args.batch or "batch"} x 3 x {" x ".join(map(str, size))}'
+    )
+    if args.check:
+        sizes = [size]
+        if args.dynamic_size:
+            sizes.append([*size[:-2], size[-2] + 20, max(1, size[-1] - 12)])
+        batches = [1, 3] if args.batch is None else [args.batch]
+        check(module, data, [(n, 3, *one) for one in sizes for n in batches])
+
+
+if __name__ == '__main__':
+    torch.set_grad_enabled(False)
+    main()
