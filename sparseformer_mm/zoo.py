@@ -60,7 +60,8 @@ def config_path(name: str) -> str:
             'install the package again'
         )
     short = {full.split('/')[-1]: full for full in known}
-    near = [full for full in known if wanted.lower() in full]
+    near = [full for full in known if wanted and wanted.lower() in full]
+    near.sort(key=lambda full: (full.count('/'), len(full)))  # ablations last
     near += [short[match] for match in get_close_matches(wanted, short, 5, 0.5)]
     hint = f'near it are {", ".join(dict.fromkeys(near[:8]))}; ' if near else ''
     raise ValueError(

@@ -9,6 +9,8 @@ that its functions take their names:
     mmpretrain.list_models('sparseformer')
     model = mmpretrain.get_model('sparseformer-tiny_8xb128_in1k')
 
+No weights come with them: give `pretrained=PATH` a converted checkpoint.
+
 (Paths of configs, and types such as 'sparseformer_mm.SparseFormer' in them, work
 without it. mmdet, mmseg and mmaction2 know names of their own packages only: give them
 ``sparseformer_mm.config_path(NAME)``.)

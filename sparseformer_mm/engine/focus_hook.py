@@ -69,6 +69,8 @@ class FocusHook(Hook):
             that fits the boxes; it names the cause and the cure.
 
     Example:
+        >>> # A list replaces the one of the base: repeat its hooks here, such as
+        >>> # the EMAHook of the schedules for ImageNet.
         >>> custom_hooks = [
         ...     dict(type='sparseformer_mm.FocusHook', interval=5, num_samples=4,
         ...          boxes='data/digits/val_boxes.json')

@@ -39,8 +39,9 @@ TASKS = dict(
 
 
 class Row(NamedTuple):
-    """A row of a table: its name, its place in the paper from the worst on (the same
-    for equal accuracies) and the backbone's arguments, none for the config's own."""
+    """A row of a table: its name, its place from the worst on (by the paper's trend
+    where the paper has no such row; the same for equal accuracies) and the backbone's
+    arguments, none for the config's own."""
 
     name: str
     rank: int

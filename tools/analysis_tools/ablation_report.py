@@ -14,7 +14,9 @@ figures are for SparseFormer-T on ImageNet-1K (inflation: on Kinetics-400), the 
 here are scaled to a model of 16 tokens with 16 points each.
 
 A pair of rows is in the paper's order or reversed if it differs by more than the noise,
-two standard errors of the difference; else it is too close to call.
+two standard errors of the difference; else it is too close to call. With a single seed
+that is the noise of validation alone: another seed may differ by more. Rows that the
+paper does not have stand where its trend would put them.
 """
 
 
@@ -24,7 +26,7 @@ class Scored:
 
     Args:
         name: of the row.
-        rank: its place in the paper, from the worst; the same where the paper's
+        rank: its place by the paper, from the worst; the same where the paper's
             accuracy is.
         top1: percent per seed; empty for a row that has not been trained.
         params, macs, macs_as_published: of the model, the last without the products of

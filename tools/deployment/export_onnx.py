@@ -16,7 +16,8 @@ The file's metadata_props say which of the two, and hold task, input_size, mean,
 channel_order and classes (JSON where they are lists).
 
 Examples:
-    python tools/deployment/export_onnx.py CONFIG CHECKPOINT --out model.onnx --check
+    python tools/deployment/export_onnx.py CONFIG CHECKPOINT --out model.onnx \\
+        --shape 224 224 --check
     python tools/deployment/export_onnx.py CONFIG CHECKPOINT --shape 800 1333 --batch 1
     python tools/deployment/export_onnx.py VIDEO_CONFIG CHECKPOINT --shape 16 112 112
 """
@@ -115,6 +116,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         args.batch = int(args.batch)
     else:
         parser.error("--batch must be 'dynamic' or a positive number")
+    if args.out is not None and os.path.isdir(args.out):
+        parser.error(f'--out {args.out} is a folder; give a file name')
     if args.out is None:
         stem = os.path.splitext(os.path.basename(args.config))[0]
         args.out = f'{stem}.onnx'
@@ -174,12 +177,17 @@ def find_shape(cfg: Config) -> List[int]:
         elif kind == 'Resize':
             # mmaction2's keeps the ratio unless told not to, the others' the reverse.
             keeps = step.get('keep_ratio', scope == 'mmaction')
-            size = None if keeps else _sides(step['scale'])
+            fixed = not keeps and step.get('scale') is not None
+            size = _sides(step['scale']) if fixed else None
         sample = step.get('sample') or step
         frames = sample.get('clip_len', frames)
     slides = (cfg.model.get('test_cfg') or {}).get('crop_size')
     if slides is not None:  # of a segmentor with sliding windows: H, W
         size = list(slides)
+    elif size is None and scope == 'mmseg':  # what training crops to
+        size = (
+            list((cfg.model.get('data_preprocessor') or {}).get('size') or ()) or None
+        )
     if scope == 'mmaction':
         size = [frames, *size] if size and frames else None
     if size is None:

@@ -81,8 +81,22 @@ def parse_args(
         if value is not None and not least <= value <= most:
             flag = name.replace('_', '-')
             parser.error(f'--{flag} must be between {least} and {most}')
-    if args.class_name is not None and args.tokens is not None:
-        parser.error('--class chooses tokens, and so does --tokens; give one of them')
+    if args.tokens is not None:
+        for value, flag in (
+            (args.class_name, '--class'),
+            (args.top_k_class, '--top-k-class'),
+        ):
+            if value is not None:
+                parser.error(
+                    f'{flag} chooses tokens, and so does --tokens; give one of them'
+                )
+    given = dict(share='disturb_share', fill='erase_fill', seed='seed')
+    for kind, name in given.items():
+        if getattr(args, name) is not None and not args.disturb:
+            flag = name.replace('_', '-')
+            parser.error(f'--{flag} is the {kind} of --disturb, which is not given')
+    args.erase_fill = args.erase_fill or 'grey'
+    args.seed = args.seed or 0
     return args
 
 
@@ -158,12 +172,9 @@ def _add_disturbances(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--erase-fill',
         choices=disturb.FILLS,
-        default='grey',
-        help='what is there instead (default: %(default)s, 128)',
+        help='what is there instead (default: grey, 128)',
     )
-    group.add_argument(
-        '--seed', type=int, default=0, help='of what is erased (default: %(default)s)'
-    )
+    group.add_argument('--seed', type=int, help='of what is erased (default: 0)')
 
 
 def _add_video(parser: argparse.ArgumentParser) -> None:
@@ -171,21 +182,17 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
     video.add_argument(
         '--view',
         type=int,
-        default=0,
         help='which of the clips and crops that the test pipeline makes, clips of the '
-        'first crop first (default: %(default)s)',
+        'first crop first (default: 0)',
     )
     video.add_argument(
         '--num-frames',
         type=int,
-        default=6,
-        help='draw so many frames of the clip (default: %(default)s)',
+        help='draw so many frames of the clip (default: 6)',
     )
     video.add_argument(
         '--top-tokens',
         type=int,
-        default=4,
         help='of each of the token_inflation copies in time, draw so many tokens in '
-        'colour: those that answer to the predicted class the most (default: '
-        '%(default)s)',
+        'colour: those that answer to the predicted class the most (default: 4)',
     )

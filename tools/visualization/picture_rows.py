@@ -55,7 +55,8 @@ def detection_row(
     summary = summary or f'nothing with a score of {args.score_thr:g}'
     logits = outputs[0][-1, 0]
     if not model.bbox_head.loss_cls.use_sigmoid:
-        logits = logits[:, :-1]  # the last is no object
+        # The last is no object: a token that says so speaks for no class.
+        logits = logits.log_softmax(-1)[:, :-1]
     known = (int(logits.max(0).values.argmax()), 'best detection')
     total = len(stages[-1].rois)
     tokens, answer = chosen_tokens(logits, total, known, truths.classes, args)

@@ -112,6 +112,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return options.parse_args(__doc__.split('\n\n')[0], argv)
 
 
+VIDEO_DEFAULTS = dict(view=0, num_frames=6, top_tokens=4)
+
+
 def wanted_kinds(scope: str, args: argparse.Namespace) -> List[str]:
     """The figures to write beside NAME_focus.png."""
     if scope == 'mmaction':
@@ -125,7 +128,15 @@ def wanted_kinds(scope: str, args: argparse.Namespace) -> List[str]:
                     f'{flag} is for pictures; videos are drawn as a strip of frames, '
                     'with --top-tokens or --tokens in colour'
                 )
+        for name, default in VIDEO_DEFAULTS.items():
+            if getattr(args, name) is None:
+                setattr(args, name, default)
         return []
+    for name in VIDEO_DEFAULTS:
+        if getattr(args, name) is not None:
+            fail(f'--{name.replace("_", "-")} is for videos, not for pictures')
+    if args.class_name is not None and args.top_k_class is None:
+        fail('--class is the class of --top-k-class, which is not given')
     if args.what is None:
         return list(KINDS) if scope == 'mmpretrain' else []
     return [kind for kind in KINDS if kind in args.what]
@@ -158,6 +169,10 @@ def save_figures(
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_paths(args.images)
+    if args.out.is_file():
+        fail(f'--out {args.out} is a file; give a folder')
+    if args.json and args.json.is_dir():
+        fail(f'--json {args.json} is a folder; give a file')
     cfg = load_config(args.config)
     scope = cfg.get('default_scope')
     if scope not in ROWS:
