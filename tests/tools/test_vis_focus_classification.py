@@ -410,6 +410,9 @@ def test_wrong_input(run, classifier, tmp_path):
             r'--class bat: no class of the model; .* 0 to 2 or a name \(cat, dog, owl',
         ),
         (('--disturb', 'erase', '--disturb-share', '1'), '--disturb-share: share must'),
+        (('--class', 'cat'), '--class is the class of --top-k-class'),
+        (('--view', '1'), '--view is for videos'),
+        (('--json', str(tmp_path)), 'is a folder; give a file'),
     ):
         with pytest.raises(SystemExit, match=message):
             run(picture, *args)
@@ -425,6 +428,10 @@ def test_wrong_input(run, classifier, tmp_path):
         (('--bandwidth', '0'), '--bandwidth must be above 0'),
         (('--top-k-class', '0'), '--top-k-class must be between 1'),
         (('--class', 'a', '--tokens', '1'), 'give one of them'),
+        (('--top-k-class', '2', '--tokens', '1'), 'give one of them'),
+        (('--disturb-share', '0.1'), '--disturb-share is the share of --disturb'),
+        (('--erase-fill', 'mean'), '--erase-fill is the fill of --disturb'),
+        (('--seed', '1'), '--seed is the seed of --disturb'),
         (('--max-images', '0'), '--max-images must be at least 1'),
     ],
 )
