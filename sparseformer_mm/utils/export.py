@@ -57,6 +57,8 @@ class Exportable(nn.Module):
           size relative to the input.
         - segmentation: logits (B, classes, H, W); raw: (B, classes, H / 4, W / 4).
 
+    The model itself is put into evaluation mode, its parameters without gradients.
+
     Raises:
         ValueError: for a model that cannot be exported.
     """

@@ -432,6 +432,7 @@ def test_wrong_input(run, classifier, tmp_path):
         (('--disturb-share', '0.1'), '--disturb-share is the share of --disturb'),
         (('--erase-fill', 'mean'), '--erase-fill is the fill of --disturb'),
         (('--seed', '1'), '--seed is the seed of --disturb'),
+        (('--tokens', 'a,b'), "'a,b' are no indices; give numbers such as 3,17"),
         (('--max-images', '0'), '--max-images must be at least 1'),
     ],
 )

@@ -12,7 +12,12 @@ from sparseformer_mm.utils.density import BANDWIDTH, GRID
 
 def indices(text: str) -> List[int]:
     """'3,17' -> [3, 17]."""
-    return [int(part) for part in text.split(',')]
+    try:
+        return [int(part) for part in text.split(',')]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} are no indices; give numbers such as 3,17'
+        ) from None
 
 
 def parse_args(
