@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .models import SparseFormer, StageRecord
+from .models.arguments import check_count
 from .models.checkpoint import detect_layout, to_mm, unwrap
 
 # Where a linear classifier is, beside 'backbone.': in mmpretrain's models and those of
@@ -78,8 +79,7 @@ class SparseFormerClassifier(nn.Module):
         )
         for name in cures.keys() & kwargs.keys():
             raise ValueError(f'{name} is no argument of a classifier: {cures[name]}')
-        if num_classes < 0:
-            raise ValueError(f'num_classes={num_classes} must be at least 0')
+        check_count('num_classes', num_classes, least=0)
         self.backbone = SparseFormer(arch, **kwargs)
         self.num_classes = num_classes
         self.head = nn.Sequential()

@@ -14,10 +14,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..models.tokens import StageRecord
 from ..registry import HOOKS
-from ..utils.density import BANDWIDTH, density_map
-from ..utils.draw import heat_image, light_colors
+from ..utils.density import BANDWIDTH
+from ..utils.draw import light_colors
 from ..utils.focus import focus_gain, stage_statistics
-from ..utils.panels import Frames, Panel, corners_of, draw_panels, fit_image
+from ..utils.panels import Frames, Panel, corners_of, density_panels, draw_panels
 from .hooks import _unwrap
 from .looking import Look, Sample, backbone_of, load_samples, look_at, own_randomness
 
@@ -239,17 +239,8 @@ def _panels(look: Look, kind: str, bandwidth: float) -> List[Panel]:
         for one in look.stages
     ]
     if kind == 'density':
-        image = fit_image(look.image)  # discs of small pictures are round then
-        height, width = image.shape[:2]
-        maps = [
-            density_map(points[..., :2], (width, height), bandwidth, (height, width))
-            for _, _, points in stages
-        ]
-        most = max(float(density.max()) for density in maps)
-        return panels + [
-            Panel(name, heat_image(image, density, most), [true])
-            for (name, _, _), density in zip(stages, maps)
-        ]
+        dense = [(name, points[..., :2]) for name, _, points in stages]
+        return panels + density_panels(look.image, dense, bandwidth, [true])
     for name, rois, points in stages:
         colors = light_colors(len(rois))
         if look.time is not None:

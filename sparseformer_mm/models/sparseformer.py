@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, build_part
+from .arguments import as_cfg, check_choice, check_count
 from .blocks import Block
 from .checkpoint import load_into_backbone
 from .geometry import ROI_INITS, TIME_OFFSETS
@@ -135,11 +136,11 @@ class SparseFormer(BaseModule):
                 cortex_dims=cortex_dims, cortex_depth=cortex_depth,
                 num_heads=num_heads, feat_channels=feat_channels,
                 ffn_ratio=ffn_ratio))  # yapf: disable
-        _check_choice('spatial_dims', spatial_dims, (2, 3))
-        _check_choice('roi_init', roi_init, ROI_INITS)
-        _check_choice('time_offsets', time_offsets, TIME_OFFSETS)
-        _check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
-        _check_count('token_inflation', token_inflation)
+        check_choice('spatial_dims', spatial_dims, (2, 3))
+        check_choice('roi_init', roi_init, ROI_INITS)
+        check_choice('time_offsets', time_offsets, TIME_OFFSETS)
+        check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
+        check_count('token_inflation', token_inflation)
         if token_inflation > 1 and spatial_dims == 2:
             raise ValueError(
                 f'token_inflation={token_inflation} copies tokens along '
@@ -172,7 +173,7 @@ class SparseFormer(BaseModule):
         self.embed_dims = arch['cortex_dims']
 
         self.stem = build_part(
-            _as_cfg('stem', stem, STEMS),
+            as_cfg('stem', stem, STEMS),
             in_channels=in_channels,
             out_channels=arch['feat_channels'],
         )
@@ -189,7 +190,7 @@ class SparseFormer(BaseModule):
             num_points=arch['num_points'],
             spatial_dims=spatial_dims,
             time_offsets=time_offsets,
-            decoding=_as_cfg('decoding', decoding, DECODINGS),
+            decoding=as_cfg('decoding', decoding, DECODINGS),
             fixed_rois=fixed_rois,
             limit_grad=limit_coord_grad,
         )
@@ -247,7 +248,7 @@ class SparseFormer(BaseModule):
                 if not value > 0:
                     raise ValueError(f'ffn_ratio={value} must be positive')
             else:
-                _check_count(name, value, least.get(name, 1))
+                check_count(name, value, least.get(name, 1))
         for name in ('focusing_dims', 'cortex_dims'):
             if settings[name] % settings['num_heads']:
                 raise ValueError(
@@ -429,24 +430,3 @@ class SparseFormer(BaseModule):
         # load_state_dict. A method survives deepcopy and pickling, a hook does not.
         load_into_backbone(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _check_choice(name: str, value, choices):
-    if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown; choose one of {choices}')
-
-
-def _check_count(name: str, value, least: int = 1):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f'{name}={value!r} must be an integer of at least {least}')
-
-
-def _as_cfg(name: str, value: Union[str, dict], short_names: dict) -> dict:
-    if isinstance(value, dict):
-        return dict(value)
-    if value not in short_names:
-        raise ValueError(
-            f'{name}={value!r} is unknown; choose one of '
-            f'{sorted(short_names)} or give dict(type=...)'
-        )
-    return dict(type=short_names[value])

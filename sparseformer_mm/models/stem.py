@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..registry import MODELS
 from . import ops
+from .arguments import check_count
 from .chunks import run_in_chunks
 from .geometry import at_least_float32
 from .ops import is_tracing, no_autocast
@@ -89,11 +90,8 @@ class _ConvStem(_FramewiseStem):
         init_cfg=None,
     ):
         super().__init__(in_channels, out_channels, init_cfg)
-        if frames_per_chunk is not None and frames_per_chunk < 1:
-            raise ValueError(
-                f'frames_per_chunk={frames_per_chunk} must be at least 1, or None for '
-                'all frames at once'
-            )
+        if frames_per_chunk is not None:
+            check_count('frames_per_chunk', frames_per_chunk)
         self.frames_per_chunk = frames_per_chunk
 
     def _chunk(self, x: Tensor) -> Optional[int]:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from ..models.geometry import rois_to_corners
+from .density import density_map
+from .draw import heat_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,6 +105,37 @@ def fit_image(image: np.ndarray, least: int = 256, most: int = 448) -> np.ndarra
         size = [max(1, round(side * most / longer)) for side in (width, height)]
         return np.asarray(Image.fromarray(image).resize(size, Image.BOX))
     return image
+
+
+def density_panels(
+    image: np.ndarray,
+    stages: Sequence[Tuple[str, np.ndarray]],
+    bandwidth: float,
+    frames: Sequence[Frames] = (),
+) -> List[Panel]:
+    """Densities of sampling points over an image, in one scale for all stages.
+
+    Args:
+        image (np.ndarray): (H, W, 3) RGB uint8.
+        stages (Sequence[tuple]): Name and points (..., 2) relative to the image of
+            each stage.
+        bandwidth (float): See :func:`~.density.density_map`.
+        frames (Sequence[Frames]): Drawn on each.
+
+    Returns:
+        list[Panel]: One per stage.
+    """
+    image = fit_image(image)  # discs of small pictures are round then
+    height, width = image.shape[:2]
+    maps = [
+        density_map(points, (width, height), bandwidth, (height, width))
+        for _, points in stages
+    ]
+    most = max(float(density.max()) for density in maps)
+    return [
+        Panel(name, heat_image(image, density, most), frames)
+        for (name, _), density in zip(stages, maps)
+    ]
 
 
 def draw_panels(

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import sys
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from mmengine.config import Config
 pytest.importorskip('sparseformer_mm.action.compat', reason='needs mmaction2')
 
 sys.path.append(str(Path(__file__).parents[1] / 'tools'))
-from toy_training import ROOT, run  # noqa: E402
-from toy_video import losses, make_toy  # noqa: E402
+from toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
+from toy_video import make_toy  # noqa: E402
 
 pytestmark = [pytest.mark.mmaction, pytest.mark.slow]
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'
@@ -26,11 +25,6 @@ CPU = dict(CUDA_VISIBLE_DEVICES='-1')
 
 def top1(log: str) -> float:
     return float(re.findall(r'acc/top1: ([\d.]+)', log)[-1])
-
-
-def assert_learns(curve: list) -> None:
-    assert np.isfinite(curve).all()
-    assert np.mean(curve[-6:]) < 0.5 * np.mean(curve[:6]), curve
 
 
 @pytest.fixture(scope='module')
@@ -78,14 +72,11 @@ def test_bfloat16_on_a_cpu_trains(trained):
 
 def test_two_processes_train(trained):
     folder, _ = trained
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        port = str(sock.getsockname()[1])
     log = run(
         ['bash', ROOT / 'tools' / 'dist_train.sh', 'toy.py', '2', '--work-dir', 'two',
          '--cfg-options', 'train_dataloader.batch_size=3'],
         folder,
-        PORT=port,
+        PORT=free_port(),
         **CPU,
     )  # fmt: skip
     assert 'gloo' in log

@@ -1,8 +1,6 @@
 """Clips of a bright square that moves, and a config that learns them in seconds."""
 
-import json
 from pathlib import Path
-from typing import List
 
 import numpy as np
 from PIL import Image
@@ -101,10 +99,3 @@ def make_toy(folder: Path, epochs: int) -> Path:
     config = folder / 'toy.py'
     config.write_text(CONFIG.format(data=data, epochs=epochs, size=SIZE))
     return config
-
-
-def losses(work_dir: Path) -> List[float]:
-    """Loss of each iteration of the last run in a work directory."""
-    (*_, file) = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [row['loss'] for row in rows if 'loss' in row]

@@ -190,7 +190,7 @@ def test_chunks_under_autocast():
 
 
 def test_a_chunk_of_nothing_is_refused():
-    with pytest.raises(ValueError, match='frames_per_chunk=0 must be at least 1'):
+    with pytest.raises(ValueError, match='frames_per_chunk=0 must be an integer of at'):
         SparseFormer(ARCH, stem=dict(type='EarlyConv', frames_per_chunk=0))
 
 

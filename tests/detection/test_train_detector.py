@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import socket
 import sys
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import torch
 pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection')
 
 sys.path.append(str(Path(__file__).parents[1] / 'tools'))
-from toy_detector import SCENES, losses, make_toy  # noqa: E402
-from toy_training import ROOT, run  # noqa: E402
+from toy_detector import SCENES, make_toy  # noqa: E402
+from toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
 
 pytestmark = [pytest.mark.mmdet, pytest.mark.slow]
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'
@@ -26,11 +25,6 @@ CPU = dict(CUDA_VISIBLE_DEVICES='-1')
 
 def ap(log: str, kind: str = 'mAP_50') -> float:
     return float(re.findall(rf'coco/bbox_{kind}: ([-\d.]+)', log)[-1])
-
-
-def assert_learns(curve: list) -> None:
-    assert np.isfinite(curve).all()
-    assert np.mean(curve[-6:]) < 0.5 * np.mean(curve[:6]), curve
 
 
 @pytest.fixture(scope='module')
@@ -92,9 +86,6 @@ def test_bfloat16_on_a_cpu_trains(trained):
 
 def test_two_processes_train(trained):
     folder, _ = trained
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        port = str(sock.getsockname()[1])
     log = run(
         [
             'bash',
@@ -107,7 +98,7 @@ def test_two_processes_train(trained):
             'train_dataloader.batch_size=2',
         ],
         folder,
-        PORT=port,
+        PORT=free_port(),
         **CPU,
     )
     assert 'gloo' in log

@@ -1,8 +1,6 @@
 """A detector and a data set small enough to train in seconds."""
 
-import json
 from pathlib import Path
-from typing import List
 
 from coco_standin import make_coco
 
@@ -97,10 +95,3 @@ def make_toy(folder: Path, epochs: int = 8) -> Path:
     config = folder / 'toy.py'
     config.write_text(CONFIG.format(data=data, classes=CLASSES, epochs=epochs))
     return config
-
-
-def losses(work_dir: Path) -> List[float]:
-    """Loss of each iteration of the last run in a work directory."""
-    (*_, file) = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [row['loss'] for row in rows if 'loss' in row]

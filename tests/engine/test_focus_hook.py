@@ -284,7 +284,7 @@ def test_only_the_main_process_looks(toy, tmp_path, monkeypatch):
 @pytest.mark.mmpretrain
 @pytest.mark.slow
 def test_two_processes_show_once(toy, tmp_path):
-    from test_distributed import free_port
+    from toy_training import free_port
 
     config = tmp_path / 'two.py'
     config.write_text(toy.read_text() + f'\ncustom_hooks = [dict(type={HOOK!r})]\n')

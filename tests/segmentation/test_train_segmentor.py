@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import socket
 import sys
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from mmengine.fileio import load  # noqa: E402
 
 sys.path.append(str(Path(__file__).parents[1] / 'tools'))
 from seg_data_standin import draw_mask  # noqa: E402
-from toy_segmentor import SCENES, losses, make_toy  # noqa: E402
-from toy_training import ROOT, run  # noqa: E402
+from toy_segmentor import SCENES, make_toy  # noqa: E402
+from toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.slow]
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'
@@ -30,11 +29,6 @@ CPU = dict(CUDA_VISIBLE_DEVICES='-1')
 
 def metric(log: str, name: str = 'mIoU') -> float:
     return float(re.findall(rf'\b{name}: ([\d.]+)', log)[-1])
-
-
-def assert_learns(curve: list) -> None:
-    assert np.isfinite(curve).all()
-    assert np.mean(curve[-8:]) < 0.4 * np.mean(curve[:4]), curve
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +44,7 @@ def test_trains_and_validates(trained):
     folder, log = trained
     curve = losses(folder / 'work_dirs' / 'toy')
     assert len(curve) == ITERATIONS
-    assert_learns(curve)
+    assert_learns(curve, 0.4)
     assert ' decode.loss_ce: ' in log
     # Ground everywhere has an mIoU of about 25.
     assert metric(log) > 85
@@ -87,7 +81,7 @@ def test_bfloat16_on_a_cpu_trains(trained):
     assert 'bfloat16, no loss scaling' in log
     curve, plain = losses(folder / 'amp'), losses(folder / 'work_dirs' / 'toy')
     assert 0 < abs(curve[0] - plain[0]) < 0.02 * plain[0]
-    assert_learns(curve)
+    assert_learns(curve, 0.4)
     assert metric(log) > 85
     saved = torch.load(
         folder / 'amp' / f'iter_{ITERATIONS}.pth',
@@ -100,9 +94,6 @@ def test_bfloat16_on_a_cpu_trains(trained):
 
 def test_two_processes_train(trained):
     folder, _ = trained
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        port = str(sock.getsockname()[1])
     log = run(
         [
             'bash',
@@ -115,13 +106,13 @@ def test_two_processes_train(trained):
             'train_dataloader.batch_size=2',
         ],
         folder,
-        PORT=port,
+        PORT=free_port(),
         **CPU,
     )
     assert 'gloo' in log
     curve = losses(folder / 'two')
     assert len(curve) == ITERATIONS
-    assert_learns(curve)
+    assert_learns(curve, 0.4)
     assert metric(log) > 85
 
 

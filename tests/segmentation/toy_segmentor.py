@@ -1,8 +1,6 @@
 """A segmentor and a data set small enough to train in seconds."""
 
-import json
 from pathlib import Path
-from typing import List
 
 from seg_data_standin import draw_image, draw_mask, save
 
@@ -101,10 +99,3 @@ def make_toy(folder: Path, iterations: int) -> Path:
     config = folder / 'toy.py'
     config.write_text(CONFIG.format(data=folder / 'data', iterations=iterations))
     return config
-
-
-def losses(work_dir: Path) -> List[float]:
-    """Loss of each iteration of the last run in a work directory."""
-    (*_, file) = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [row['loss'] for row in rows if 'loss' in row]

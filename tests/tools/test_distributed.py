@@ -1,6 +1,5 @@
 """Two processes take the same first step as one with the joined batch."""
 
-import socket
 import sys
 
 import pytest
@@ -10,13 +9,7 @@ pytest.importorskip(
     'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
 )
 
-from toy_training import ROOT, make_data, run, write_config  # noqa: E402
-
-
-def free_port() -> str:
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        return str(sock.getsockname()[1])
+from toy_training import ROOT, free_port, make_data, run, write_config  # noqa: E402
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):

@@ -1,9 +1,12 @@
 """A three-colour data set and a config small enough to train in a second."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import List
 
 import numpy as np
 from PIL import Image
@@ -92,3 +95,23 @@ def run(command: list, cwd: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def losses(work_dir: Path) -> List[float]:
+    """Loss of each iteration of the last run in a work directory."""
+    (*_, file) = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [row['loss'] for row in rows if 'loss' in row]
+
+
+def assert_learns(curve: List[float], share: float = 0.5) -> None:
+    """The last losses are less than so much of the first."""
+    assert np.isfinite(curve).all()
+    assert np.mean(curve[-6:]) < share * np.mean(curve[:6]), curve
+
+
+def free_port() -> str:
+    """A port for processes that train together."""
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return str(sock.getsockname()[1])

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from sources import truth_frames
 
-from sparseformer_mm.utils.density import density_map
-from sparseformer_mm.utils.draw import heat_image, light_colors
+from sparseformer_mm.utils.draw import light_colors
 from sparseformer_mm.utils.focus import (
     StageStatistics,
     share_in_area,
     stage_statistics,
 )
-from sparseformer_mm.utils.panels import Frames, Panel, corners_of, fit_image
+from sparseformer_mm.utils.panels import Frames, Panel, corners_of, density_panels
 from sparseformer_mm.utils.records import Look
 
 KINDS = ('points', 'rois', 'density')
@@ -42,17 +41,8 @@ def kind_panels(look: Look, kind: str, bandwidth: float) -> List[Panel]:
     true = truth_frames(look.boxes)
     panels = [Panel('image', look.image, [true])]
     if kind == 'density':
-        image = fit_image(look.image)  # discs of small pictures are round then
-        height, width = image.shape[:2]
-        maps = [
-            density_map(stage.points, (width, height), bandwidth, (height, width))
-            for stage in look.stages
-        ]
-        most = max(float(density.max()) for density in maps)
-        return panels + [
-            Panel(stage.name, heat_image(image, density, most), [true])
-            for stage, density in zip(look.stages, maps)
-        ]
+        points = [(stage.name, stage.points) for stage in look.stages]
+        return panels + density_panels(look.image, points, bandwidth, [true])
     tokens = drawn_tokens(look)
     colors = light_colors(len(look.stages[-1].rois))[tokens]
     for stage in look.stages:
