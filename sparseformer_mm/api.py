@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .models import SparseFormer, StageRecord
 from .models.arguments import check_count
-from .models.checkpoint import detect_layout, to_mm, unwrap
+from .models.loading import detect_layout, to_mm, unwrap
 
 # Where a linear classifier is, beside 'backbone.': in mmpretrain's models and those of
 # this file, in mmaction2's, and in a file without any prefix.
@@ -31,7 +31,7 @@ class Features(NamedTuple):
     Attributes:
         tokens: (B, N, d_c) last tokens, each through the final LayerNorm; the
             classifier of a model takes them one by one too: ``model.head(tokens)``.
-        rois: (B, N, 2D) final RoIs, centre and size in units of the image: x, y, w, h,
+        rois: (B, N, 2D) final RoIs, center and size in units of the image: x, y, w, h,
             or x, y, t, w, h, l for videos.
         image_feature: (B, C, [T,] H/4, W/4), the map that tokens sample from.
         map_extents: (B, D), x first: pixels of ``image_feature`` that belong to each

@@ -3,7 +3,7 @@
 mmengine imports ``<prefix>.registry`` when it meets a type such as
 ``sparseformer_mm.SparseFormer``, so no config needs ``custom_imports``. The
 ``locations`` name the core only: a task sub-package, for instance
-``sparseformer_mm.seg.SomeHead``, is imported by its dotted path when used, and
+``sparseformer_mm.segmentation.SomeHead``, is imported by its dotted path when used, and
 its library with it.
 """
 

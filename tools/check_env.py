@@ -45,7 +45,7 @@ TASKS = {
     'all': tuple(LIBRARIES),
 }
 # Fills the gaps of mmaction2 1.2.0.
-COMPAT = 'sparseformer_mm.action.compat'
+COMPAT = 'sparseformer_mm.video.compat'
 # Registries are filled by these; the bare import of a library says little.
 PROBES = {name: f'{name}.models' for name in LIBRARIES}
 

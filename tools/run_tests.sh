@@ -5,7 +5,7 @@
 #                           [arguments of pytest]
 #
 #   bash tools/run_tests.sh                                # the default stack
-#   bash tools/run_tests.sh --stack openmmlab tests/core   # the classic one
+#   bash tools/run_tests.sh --stack openmmlab tests/models   # the classic one
 #
 # WORKERS=1 runs the tests one after the other in this process; the default is
 # a worker with one thread for each core, at most four.

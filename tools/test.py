@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 
-from sparseformer_mm.utils.hosts import fail
+from sparseformer_mm.utils.configs import fail
 from sparseformer_mm.utils.launch import (
     add_common_arguments,
     build_runner,

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
-from sparseformer_mm.utils.hosts import fail
+from sparseformer_mm.utils.configs import fail
 from sparseformer_mm.utils.launch import (
     add_common_arguments,
     announce,

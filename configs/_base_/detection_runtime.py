@@ -16,7 +16,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook', draw=False),
     # Stops before training on annotations that lack a class or all boxes.
-    check_dataset=dict(type='sparseformer_mm.det.CheckDatasetHook'),
+    check_dataset=dict(type='sparseformer_mm.detection.CheckDatasetHook'),
     # Tells the sampling's gradient limit the loss scale of --amp.
     loss_scale=dict(type='sparseformer_mm.LossScaleHook'),
     # Lets `load_from` take the authors' checkpoint files.

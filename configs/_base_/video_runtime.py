@@ -5,7 +5,7 @@ default_scope = 'mmaction'
 # The released mmaction2 does not import on its own. The tools of this package see to
 # that by themselves; this line is for other entry points, mmaction2's among them.
 custom_imports = dict(
-    imports=['sparseformer_mm.action.compat'], allow_failed_imports=False
+    imports=['sparseformer_mm.video.compat'], allow_failed_imports=False
 )
 
 default_hooks = dict(

@@ -7,7 +7,7 @@ model = dict(backbone=dict(token_inflation=1, time_offsets='middle'))
 
 test_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='UniformSample', clip_len=1, test_mode=True),
     ),
     dict(type='FormatShape', input_format='NCTHW'),

@@ -5,10 +5,10 @@ _base_ = './sparseformer-nano_1xb16_digits.py'
 
 test_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='SampleFrames', clip_len=16, frame_interval=1, num_clips=1),
     ),
-    dict(type='sparseformer_mm.action.ShuffleFrames'),
+    dict(type='sparseformer_mm.video.ShuffleFrames'),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]

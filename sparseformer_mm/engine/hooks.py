@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 
-from ..models.checkpoint import convert_checkpoint
+from ..models.loading import convert_checkpoint
 from ..models.sampling import SparseSampling
 from ..registry import HOOKS
 

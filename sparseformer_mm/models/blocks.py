@@ -8,8 +8,8 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import build_part
-from .geometry import adjust_rois, at_least_float32
 from .ops import Linear, attention, drop_path, no_autocast
+from .rois import adjust_rois, at_least_float32
 from .sampling import SparseSampling
 
 
@@ -65,7 +65,7 @@ class RoIAdjust(BaseModule):
     """Move and scale each token's RoI by what the token says (equations 7 to 9).
 
     ``deltas = Linear(LayerNorm(t))`` without bias, applied by
-    :func:`~.geometry.adjust_rois`. The linear layer starts at zero, so RoIs start
+    :func:`~.rois.adjust_rois`. The linear layer starts at zero, so RoIs start
     unchanged, and the norm's gain at d^-1/2. Computed in float32 under autocast.
 
     Args:

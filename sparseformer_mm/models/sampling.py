@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import ops
-from .geometry import at_least_float32, grid_shape, init_offsets, points_in_rois
 from .ops import Linear, is_tracing, no_autocast
+from .rois import at_least_float32, grid_shape, init_offsets, points_in_rois
 
 
 def sample_grid(feature: Tensor, points: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class SparseSampling(BaseModule):
     """Sampling points from a token and its RoI, and the feature there.
 
     Offsets are ``Linear(LayerNorm(token)) + bias`` (paper, equation 2), standardised
-    and placed into the RoI by :func:`~.geometry.points_in_rois`. The gradient of each
+    and placed into the RoI by :func:`~.rois.points_in_rois`. The gradient of each
     coordinate is clamped to +-1/H, H the map's height, times the current loss scale
     (authors' code); :class:`sparseformer_mm.LossScaleHook` keeps the latter.
 
@@ -186,7 +186,7 @@ class SparseSampling(BaseModule):
         spatial_dims: D, 2 or 3.
         learnable: False fixes the points to the initial grid (Table 3b, 'nil').
         limit_grad: False lets the coordinates' gradients through as they are.
-        time_offsets: 'spread' or 'middle', see :func:`~.geometry.init_offsets`.
+        time_offsets: 'spread' or 'middle', see :func:`~.rois.init_offsets`.
 
     Shape:
         tokens (B, N, d), rois (B, N, 2D), feature (B, [T,] H, W, C) ->

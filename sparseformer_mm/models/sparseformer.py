@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS, build_part
 from .arguments import as_cfg, check_choice, check_count
 from .blocks import Block
-from .checkpoint import load_into_backbone
-from .geometry import ROI_INITS, TIME_OFFSETS
+from .loading import load_into_backbone
 from .ops import Linear, autocast_dtype, is_tracing
+from .rois import ROI_INITS, TIME_OFFSETS
 from .sampling import SparseSampling
 from .stem import make_map
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
@@ -44,7 +44,7 @@ class SparseFormer(BaseModule):
         num_tokens, num_points, focusing_dims, focusing_repeats, cortex_dims,
             cortex_depth, num_heads, feat_channels, ffn_ratio: each overrides the
             value of ``arch``. Any ``num_tokens >= 1`` and ``num_points >= 1`` go,
-            squares or not (see :func:`~.geometry.split_evenly`). The number of
+            squares or not (see :func:`~.rois.split_evenly`). The number of
             heads must divide both widths. ``focusing_repeats=0`` leaves only the
             sampling in the cortex.
         spatial_dims: 2 for (B, C, H, W) input, 3 for (B, C, T, H, W).
@@ -52,7 +52,7 @@ class SparseFormer(BaseModule):
         time_offsets: where the points of a tube start in time. 'spread': over its
             whole length. 'middle': all at its middle instant, the authors' form, in
             which their first gradients are about 1e6 times as large (see
-            :func:`~.geometry.init_offsets`). An image checkpoint gets them too.
+            :func:`~.rois.init_offsets`). An image checkpoint gets them too.
         in_channels: of the input.
         stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel', or dict(type=...).
         decoding: 'adaptive', 'static', 'linear', or dict(type=...).

@@ -21,8 +21,8 @@ from ..registry import MODELS
 from . import ops
 from .arguments import check_count
 from .chunks import run_in_chunks
-from .geometry import at_least_float32
 from .ops import is_tracing, no_autocast
+from .rois import at_least_float32
 
 _EPS = 1e-7  # added to the variance (authors' training code)
 

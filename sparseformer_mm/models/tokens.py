@@ -7,7 +7,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from .geometry import at_least_float32, inflate_rois, init_rois
+from .rois import at_least_float32, inflate_rois, init_rois
 
 
 class StageRecord(NamedTuple):
@@ -15,7 +15,7 @@ class StageRecord(NamedTuple):
 
     Attributes:
         name: 'focusing.0', ..., 'cortex.0'.
-        rois: (B, N, 2D) centre and size used by the stage, in units of the image.
+        rois: (B, N, 2D) center and size used by the stage, in units of the image.
         points: (B, N, P, D) sampling points in units of the image, x first.
         tokens: (B, N, d) token embeddings after the stage.
     """
@@ -31,7 +31,7 @@ class SparseFormerOutput(NamedTuple):
 
     Attributes:
         tokens: (B, N, d_c) last tokens, each through the final LayerNorm.
-        rois: (B, N, 2D) final RoIs as centre and size, in units of the image.
+        rois: (B, N, 2D) final RoIs as center and size, in units of the image.
         image_feature: (B, C, [T,] H', W'), the stem's map; zero where padded.
         map_extents: (B, D), x first: pixels of ``image_feature`` that belong to each
             image; None where nothing is padded.
@@ -52,7 +52,7 @@ class LatentTokens(BaseModule):
     Args:
         num_tokens: N of an image.
         dims: embedding width d_f.
-        roi_init: see :func:`~.geometry.init_rois`.
+        roi_init: see :func:`~.rois.init_rois`.
         spatial_dims: 2, or 3 for tubes.
         inflation: copies of the image's tokens along time (3 dims only).
         learn_rois: False freezes the RoIs.

@@ -18,7 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..models import SparseFormer
-from .hosts import fail, load_config
+from .configs import fail, load_config
 
 __all__ = [
     'add_common_arguments',

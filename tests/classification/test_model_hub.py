@@ -17,7 +17,7 @@ from mmpretrain.apis import ModelHub  # noqa: E402
 from mmpretrain.datasets.categories import IMAGENET_CATEGORIES  # noqa: E402
 from PIL import Image  # noqa: E402
 
-import sparseformer_mm.cls  # noqa: E402
+import sparseformer_mm.classification  # noqa: E402
 
 pytestmark = pytest.mark.mmpretrain
 TINY = 'sparseformer-tiny_8xb128_in1k'
@@ -67,7 +67,7 @@ def test_all_names_are_listed():
 
 def test_importing_twice_is_fine():
     before = mmpretrain.list_models('sparseformer')
-    sparseformer_mm.cls._register()
+    sparseformer_mm.classification._register()
     assert mmpretrain.list_models('sparseformer') == before
 
 
@@ -123,12 +123,14 @@ def test_the_package_alone_leaves_mmpretrain_out():
         'import sys, sparseformer_mm\n'
         "assert 'mmpretrain' not in sys.modules\n"
         "sys.modules['mmpretrain'] = None\n"
-        'import sparseformer_mm.cls\n'
+        'import sparseformer_mm.classification\n'
     )
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
     )
     assert done.returncode == 1
     (*_, last) = done.stderr.strip().splitlines()
-    assert last.startswith('ImportError: sparseformer_mm.cls needs mmpretrain')
+    assert last.startswith(
+        'ImportError: sparseformer_mm.classification needs mmpretrain'
+    )
     assert 'pip install onedl-mmpretrain' in last

@@ -34,7 +34,7 @@ NANO = dict(
 )
 
 # mmaction2 1.2.0 cannot be imported as it was released.
-MEND_MMACTION = 'import sparseformer_mm.action.compat'
+MEND_MMACTION = 'import sparseformer_mm.video.compat'
 
 PREPARE = f"""
     import sys
@@ -140,8 +140,8 @@ def test_a_sub_package_resolves_by_its_dotted_path():
         init_default_scope('mmpretrain')
         build('sparseformer_mm.SparseFormer')
         assert not loaded('mmaction')
-        drn = MODELS.get('sparseformer_mm.action.compat.DRN')
-        assert drn.__module__ == 'sparseformer_mm.action.compat'
+        drn = MODELS.get('sparseformer_mm.video.compat.DRN')
+        assert drn.__module__ == 'sparseformer_mm.video.compat'
         assert loaded('mmaction')
     """,
     )
@@ -155,7 +155,7 @@ def test_a_missing_library_names_the_install_line():
             None if name == 'mmaction' else find_spec(name, *args))
         import sparseformer_mm  # no error as long as nothing of it is used
         try:
-            import sparseformer_mm.action.compat
+            import sparseformer_mm.video.compat
         except ImportError as error:
             assert 'pip install mmaction2' in str(error), error
         else:
@@ -198,7 +198,7 @@ def test_a_missing_library_is_an_error_only_on_use():
         """
         import sparseformer_mm
         build('sparseformer_mm.SparseFormer')
-        from sparseformer_mm.utils.hosts import require_library
+        from sparseformer_mm.utils.configs import require_library
         for name in ('mmpretrain', 'mmdet', 'mmseg', 'mmaction'):
             try:
                 require_library(name)

@@ -13,8 +13,8 @@ pytest.importorskip(
 
 from mmengine.config import Config  # noqa: E402
 
-from sparseformer_mm.utils.complexity import count_macs  # noqa: E402
-from sparseformer_mm.utils.hosts import build_model  # noqa: E402
+from sparseformer_mm.utils.configs import build_model  # noqa: E402
+from sparseformer_mm.utils.counting import count_macs  # noqa: E402
 
 pytestmark = [pytest.mark.mmpretrain, pytest.mark.usefixtures('quiet')]
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -15,7 +15,8 @@ pytest.importorskip(
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from PIL import Image  # noqa: E402
-from pretrained_standin import CORTEX_DIMS, PARAMS, TOKENS  # noqa: E402
+
+from helpers.pretrained_standin import CORTEX_DIMS, PARAMS, TOKENS  # noqa: E402
 
 pytestmark = pytest.mark.mmpretrain
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'classification'

@@ -1,7 +1,6 @@
 """Every detection config: numbers, size, and one iteration on stand-in data of
 the layout it asks for."""
 
-import sys
 from pathlib import Path
 from typing import Dict, NamedTuple
 
@@ -18,7 +17,10 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.optim import OptimWrapper, build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
-from pretrained_standin import (  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+from helpers.coco_standin import make_coco  # noqa: E402
+from helpers.pretrained_standin import (  # noqa: E402
     CORTEX_DIMS,
     DROP_PATH,
     FOCUSING_DIMS,
@@ -27,10 +29,6 @@ from pretrained_standin import (  # noqa: E402
     listen,
     save_classifier,
 )
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-
-sys.path.append(str(Path(__file__).parents[1] / 'detection'))
-from coco_standin import make_coco  # noqa: E402
 
 pytestmark = pytest.mark.mmdet
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'detection'
@@ -100,7 +98,7 @@ def test_runtime(name):
     hooks = [hook.type for hook in cfg.default_hooks.values()]
     assert 'sparseformer_mm.LossScaleHook' in hooks
     assert 'sparseformer_mm.ConvertCheckpointHook' in hooks
-    assert 'sparseformer_mm.det.CheckDatasetHook' in hooks
+    assert 'sparseformer_mm.detection.CheckDatasetHook' in hooks
     assert cfg.default_hooks.checkpoint.save_best == 'coco/bbox_mAP'
     assert cfg.visualizer.type == 'DetLocalVisualizer'
 
@@ -252,7 +250,7 @@ def test_trains_from_a_classifier_and_validates(name, tmp_path):
         '400 tokens here, 64 in the checkpoint; '
         're-initialised: latent.token_embeddings, latent.token_rois'
     )
-    # Embeddings from the normal distribution, centres uniform, sizes one half.
+    # Embeddings from the normal distribution, centers uniform, sizes one half.
     assert embeddings.shape == (400, 64)
     assert abs(embeddings.mean()) < 0.03
     assert 0.86 < embeddings.std() < 0.9  # cut at two deviations
@@ -294,9 +292,9 @@ def test_perfect_detections_have_ap_1(tmp_path, monkeypatch):
             height, width = sample.ori_shape
             truth = sample.gt_instances
             x1, y1, x2, y2 = truth.bboxes.unbind(1)
-            centred = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height]
+            centerd = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height]
             extents = [(x2 - x1) / width, (y2 - y1) / height]
-            boxes[0, i, : len(truth)] = torch.stack(centred + extents, 1)
+            boxes[0, i, : len(truth)] = torch.stack(centerd + extents, 1)
             scores[0, i, range(len(truth)), truth.labels] = 9.0
             sizes.append((sample.ori_shape, sample.img_shape))
         metas = [sample.metainfo for sample in samples]

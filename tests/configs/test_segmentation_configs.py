@@ -2,7 +2,6 @@
 the layout it asks for."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Dict, NamedTuple
 
@@ -23,7 +22,9 @@ from mmseg.apis import (  # noqa: E402
     show_result_pyplot,
 )
 from PIL import Image  # noqa: E402
-from pretrained_standin import (  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+from helpers.pretrained_standin import (  # noqa: E402
     CORTEX_DIMS,
     DROP_PATH,
     FOCUSING_DIMS,
@@ -32,10 +33,7 @@ from pretrained_standin import (  # noqa: E402
     listen,
     save_classifier,
 )
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-
-sys.path.append(str(Path(__file__).parents[1] / 'segmentation'))
-from seg_data_standin import (  # noqa: E402
+from helpers.seg_data_standin import (  # noqa: E402
     ADE_SCENES,
     CITY_SCENES,
     draw_image,
@@ -43,7 +41,7 @@ from seg_data_standin import (  # noqa: E402
     make_ade,
     make_cityscapes,
 )
-from segmentor_standin import sample  # noqa: E402
+from helpers.segmentor_standin import sample  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'segmentation'
@@ -191,7 +189,7 @@ def test_model_settings(name):
     assert backbone.init_cfg.checkpoint == (
         f'checkpoints/sparseformer-{recipe.arch}_in1k.pth'
     )
-    assert head.type == 'sparseformer_mm.seg.LocationAwareHead'
+    assert head.type == 'sparseformer_mm.segmentation.LocationAwareHead'
     assert (head.num_classes, head.channels) == (recipe.classes, 256)
     assert head.in_channels == CORTEX_DIMS[recipe.arch]
     assert 'auxiliary_head' not in cfg.model
@@ -291,7 +289,7 @@ def test_trains_from_a_classifier_and_validates(name, tmp_path):
             f'{recipe.tokens} tokens here, {TOKENS[recipe.arch]} in the checkpoint; '
             're-initialised: latent.token_embeddings, latent.token_rois'
         )
-        # Embeddings from the normal distribution, centres uniform, sizes one half.
+        # Embeddings from the normal distribution, centers uniform, sizes one half.
         embeddings = loaded['backbone.latent.token_embeddings']
         rois = loaded['backbone.latent.token_rois']
         assert embeddings.shape == (recipe.tokens, 64)

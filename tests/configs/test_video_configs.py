@@ -15,14 +15,15 @@ import torch
 if importlib.util.find_spec('mmaction') is None:
     pytest.skip('needs mmaction2: pip install mmaction2', allow_module_level=True)
 # First: the released mmaction2 does not import without it.
-import sparseformer_mm.action.compat  # noqa: E402, F401  # isort: skip
+import sparseformer_mm.video.compat  # noqa: E402, F401  # isort: skip
 
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
-from pretrained_standin import (  # noqa: E402
+
+from helpers.pretrained_standin import (  # noqa: E402
     CORTEX_DIMS,
     DROP_PATH,
     FOCUSING_DIMS,
@@ -31,8 +32,7 @@ from pretrained_standin import (  # noqa: E402
     listen,
     save_classifier,
 )
-
-from sparseformer_mm.utils.complexity import count_macs  # noqa: E402
+from sparseformer_mm.utils.counting import count_macs  # noqa: E402
 
 pytestmark = pytest.mark.mmaction
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_runtime(name):
     assert depth(CONFIGS / f'{name}.py') <= 2
     assert cfg.default_scope == 'mmaction'
     assert cfg.custom_imports == dict(
-        imports=['sparseformer_mm.action.compat'], allow_failed_imports=False
+        imports=['sparseformer_mm.video.compat'], allow_failed_imports=False
     )
     hooks = {hook.type: hook for hook in cfg.default_hooks.values()}
     assert 'sparseformer_mm.LossScaleHook' in hooks
@@ -169,7 +169,7 @@ def test_runtime(name):
     assert cfg.auto_scale_lr.base_batch_size == gpus * batch
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         kinds = [step.type for step in loader.dataset.pipeline]
-        assert kinds[0] == 'sparseformer_mm.action.ReadFrames'
+        assert kinds[0] == 'sparseformer_mm.video.ReadFrames'
         assert kinds[-2:] == ['FormatShape', 'PackActionInputs']
     assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline
 
@@ -416,11 +416,11 @@ def test_one_frame_per_segment(name, count, length):
     low, high = np.min(picks, 0), np.max(picks, 0)
     # Every frame of a segment is met, and none outside.
     assert (low == edges[:-1]).all() and (high == edges[1:]).all()
-    centres = (np.arange(count) + 0.5) * (length - 1) / count
+    centers = (np.arange(count) + 0.5) * (length - 1) / count
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         (frames,) = {tuple(sample(loader.dataset.pipeline, length)) for _ in range(3)}
         # mmaction2 rounds the start of a segment and cuts half its length.
-        assert (abs(frames - centres) < 1.5).all()
+        assert (abs(frames - centers) < 1.5).all()
         assert (edges[:-1] <= frames).all() and (frames <= edges[1:]).all()
 
 

@@ -17,7 +17,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
-from sparseformer_mm.models.geometry import adjust_rois  # noqa: E402
+from sparseformer_mm.models.rois import adjust_rois  # noqa: E402
 
 pytestmark = pytest.mark.mmdet
 
@@ -61,7 +61,7 @@ def make_config(queries=6, levels=1, **head):
         dict(type='IoUCost', iou_mode='giou', weight=2.0),
     ]
     return ConfigDict(
-        type='sparseformer_mm.det.SparseFormerDetector',
+        type='sparseformer_mm.detection.SparseFormerDetector',
         data_preprocessor=dict(
             type='DetDataPreprocessor', mean=[127.5] * 3, std=[64.0] * 3
         ),
@@ -72,7 +72,7 @@ def make_config(queries=6, levels=1, **head):
             out_indices=tuple(range(3))[-levels:],
         ),
         bbox_head=dict(
-            type='sparseformer_mm.det.SparseFormerHead',
+            type='sparseformer_mm.detection.SparseFormerHead',
             num_classes=4,
             embed_dims=24,
             num_queries=queries,
@@ -325,8 +325,8 @@ def test_matching_against_brute_force():
     def cost(query, target):
         target_box, corners = truth[target], bbox_cxcywh_to_xyxy(boxes[query]) * size
         width, height = (target_box[2:] - target_box[:2]).unbind()
-        centre = (target_box[2:] + target_box[:2]) / 2
-        normed = torch.tensor([*centre, width, height]) / size
+        center = (target_box[2:] + target_box[:2]) / 2
+        normed = torch.tensor([*center, width, height]) / size
         distance = (boxes[query] - normed).abs().sum()
         lower = torch.maximum(corners[:2], target_box[:2])
         upper = torch.minimum(corners[2:], target_box[2:])

@@ -12,8 +12,8 @@ from mmdet.testing import demo_mm_inputs  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
-from toy_detector import CLASSES, CONFIG  # noqa: E402
 
+from helpers.toy_detector import CLASSES, CONFIG  # noqa: E402
 from sparseformer_mm.engine import LossScaleHook  # noqa: E402
 
 pytestmark = [

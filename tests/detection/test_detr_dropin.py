@@ -8,9 +8,10 @@ import pytest
 
 pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection')
 
-from coco_standin import make_coco  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+
+from helpers.coco_standin import make_coco  # noqa: E402
 
 pytestmark = pytest.mark.mmdet
 README = Path(__file__).parents[2] / 'configs' / 'detection' / 'README.md'

@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ import torch
 
 pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection')
 
-sys.path.append(str(Path(__file__).parents[1] / 'tools'))
-from toy_detector import SCENES, make_toy  # noqa: E402
-from toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
+from helpers.toy_detector import SCENES, make_toy  # noqa: E402
+from helpers.toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
 
 pytestmark = [pytest.mark.mmdet, pytest.mark.slow]
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'

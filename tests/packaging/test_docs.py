@@ -70,7 +70,7 @@ def need(library: str):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f'needs {library}')
     if library == 'mmaction':
-        importlib.import_module('sparseformer_mm.action.compat')
+        importlib.import_module('sparseformer_mm.video.compat')
     importlib.import_module(f'{library}.models')
 
 

@@ -137,7 +137,7 @@ def test_parameters(name):
 
     library = LIBRARIES[task(MODELS[name])]
     if library == 'mmaction':
-        pytest.importorskip('sparseformer_mm.action.compat')
+        pytest.importorskip('sparseformer_mm.video.compat')
     pytest.importorskip(library)
     cfg = Config.fromfile(MIM / MODELS[name]['Config'])
     assert cfg.default_scope == library
@@ -160,8 +160,8 @@ def test_parameters(name):
 def test_multiply_adds(name):
     """Counted again where it is quick."""
     pytest.importorskip('mmpretrain')
-    from sparseformer_mm.utils.complexity import count_macs
-    from sparseformer_mm.utils.hosts import build_model
+    from sparseformer_mm.utils.configs import build_model
+    from sparseformer_mm.utils.counting import count_macs
 
     meta = MODELS[name]['Metadata']
     height, width = map(int, meta['Input Size'].split(' x '))

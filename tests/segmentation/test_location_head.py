@@ -7,10 +7,10 @@ import torch.nn.functional as F
 pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
 
 from mmengine.structures import PixelData  # noqa: E402
-from segmentor_standin import HEAD, build, image, model_cfg, sample, tokens_of  # noqa: E402
 
-from sparseformer_mm.seg import LocationAwareHead  # noqa: E402
-from sparseformer_mm.utils.complexity import count_macs  # noqa: E402
+from helpers.segmentor_standin import HEAD, build, image, model_cfg, sample, tokens_of  # noqa: E402
+from sparseformer_mm.segmentation import LocationAwareHead  # noqa: E402
+from sparseformer_mm.utils.counting import count_macs  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 

@@ -13,7 +13,8 @@ pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentati
 
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmseg.models import SegTTAModel  # noqa: E402
-from segmentor_standin import build, image, model_cfg, sample  # noqa: E402
+
+from helpers.segmentor_standin import build, image, model_cfg, sample  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 NORMALISE = dict(mean=[0.0] * 3, std=[1.0] * 3, bgr_to_rgb=False)
@@ -224,7 +225,7 @@ def test_types_resolve_without_an_import_line():
         model = MODELS.build(cfg.model)
         assert type(model).__module__.startswith('mmseg'), type(model)
         assert model(torch.rand(1, 3, 32, 48)).shape == (1, 5, 8, 12)
-        cfg.model.type = 'sparseformer_mm.seg.SparseFormerSegmentor'
+        cfg.model.type = 'sparseformer_mm.segmentation.SparseFormerSegmentor'
         model = MODELS.build(cfg.model)
         assert isinstance(model, MODELS.get('mmseg.EncoderDecoder'))
     """

@@ -8,8 +8,8 @@ import torch
 pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
 
 from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
-from segmentor_standin import build, image, sample  # noqa: E402
 
+from helpers.segmentor_standin import build, image, sample  # noqa: E402
 from sparseformer_mm.engine import LossScaleHook  # noqa: E402
 
 pytestmark = [

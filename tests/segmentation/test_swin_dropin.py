@@ -11,9 +11,9 @@ pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentati
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from mmseg.models import EncoderDecoder, FCNHead  # noqa: E402
-from seg_data_standin import make_ade  # noqa: E402
 
-from sparseformer_mm.utils.hosts import find_config  # noqa: E402
+from helpers.seg_data_standin import make_ade  # noqa: E402
+from sparseformer_mm.utils.configs import find_config  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 README = Path(__file__).parents[2] / 'configs' / 'segmentation' / 'README.md'

@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +14,9 @@ pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentati
 
 from mmengine.fileio import load  # noqa: E402
 
-sys.path.append(str(Path(__file__).parents[1] / 'tools'))
-from seg_data_standin import draw_mask  # noqa: E402
-from toy_segmentor import SCENES, make_toy  # noqa: E402
-from toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
+from helpers.seg_data_standin import draw_mask  # noqa: E402
+from helpers.toy_segmentor import SCENES, make_toy  # noqa: E402
+from helpers.toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.slow]
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-from toy_training import ROOT, write_config
 
-from sparseformer_mm.utils.hosts import build_model
+from helpers.toy_training import ROOT, write_config
+from sparseformer_mm.utils.configs import build_model
 
 
 def load(name: str):

@@ -9,7 +9,7 @@ pytest.importorskip(
     'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
 )
 
-from toy_training import ROOT, free_port, make_data, run, write_config  # noqa: E402
+from helpers.toy_training import ROOT, free_port, make_data, run, write_config  # noqa: E402
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):
@@ -19,7 +19,8 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
         tmp_path / 'toy.py', make_data(tmp_path / 'data'), shuffle=False, limit=False
     )
     config.write_text(
-        config.read_text() + "custom_imports = dict(imports=['gradient_recorder'])\n"
+        config.read_text()
+        + "custom_imports = dict(imports=['helpers.gradient_recorder'])\n"
         "custom_hooks = [dict(type='GradientRecorder')]\n"
     )
     tools = ROOT / 'tools'

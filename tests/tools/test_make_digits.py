@@ -25,16 +25,12 @@ SCATTERED = ['--train', '66', '--val', '21']
 
 @pytest.fixture(scope='module')
 def scenes_module():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        yield importlib.import_module('digit_scenes')
-    finally:
-        sys.path.remove(str(TOOLS))
+    return importlib.import_module('sparseformer_mm.digits.scenes')
 
 
 @pytest.fixture(scope='module')
 def tasks_module(scenes_module):
-    return importlib.import_module('digit_tasks')
+    return importlib.import_module('sparseformer_mm.digits.tasks')
 
 
 def run(*args, code=0):

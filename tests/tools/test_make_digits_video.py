@@ -23,16 +23,12 @@ SIZE = 52
 
 @pytest.fixture(scope='module')
 def clips():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        yield importlib.import_module('digit_clips')
-    finally:
-        sys.path.remove(str(TOOLS))
+    return importlib.import_module('sparseformer_mm.digits.clips')
 
 
 @pytest.fixture(scope='module')
 def scenes(clips):
-    return importlib.import_module('digit_scenes')
+    return importlib.import_module('sparseformer_mm.digits.scenes')
 
 
 def run(*args, code=0):
@@ -229,7 +225,7 @@ def center_of_mass(alpha):
 
 
 def test_warp_puts_the_patch_where_it_should(clips):
-    """Between pixels too: mass and its centre follow the arguments."""
+    """Between pixels too: mass and its center follow the arguments."""
     alpha = np.zeros((25, 31), np.float32)
     alpha[2:-2, 2:-2] = 1
     for scale in (1, 0.7, 1 / 2.2):
@@ -488,7 +484,7 @@ def test_missing_encoder_names_the_cure(clips, monkeypatch):
 
 def test_mmaction2_reads_both_layouts(videos, frames):
     # Without it, mmaction2 cannot be imported everywhere.
-    pytest.importorskip('sparseformer_mm.action.compat', exc_type=ImportError)
+    pytest.importorskip('sparseformer_mm.video.compat', exc_type=ImportError)
     from mmaction.datasets import RawframeDataset, VideoDataset
 
     dataset = VideoDataset(

@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip('sparseformer_mm.action.compat', reason='needs mmaction2')
+pytest.importorskip('sparseformer_mm.video.compat', reason='needs mmaction2')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytest.importorskip('av', reason='PyAV writes the clips')
 pytestmark = [pytest.mark.mmaction, pytest.mark.slow]
 
-from toy_training import ROOT, run  # noqa: E402
+from helpers.toy_training import ROOT, run  # noqa: E402
 
 CONFIGS = ROOT / 'configs/video'
 EPOCHS = 3

@@ -380,7 +380,7 @@ def test_an_interrupt_ends_the_trainings(tmp_path):
 @pytest.mark.slow
 @pytest.mark.mmaction
 def test_trains_on_clips(tmp_path, monkeypatch):
-    pytest.importorskip('sparseformer_mm.action.compat')
+    pytest.importorskip('sparseformer_mm.video.compat')
     pytest.importorskip('mmaction', reason='needs mmaction2')
     pytest.importorskip('av', reason='clips are mp4 files')
     row = Row('1', 0, dict(token_inflation=1, num_tokens=1, focusing_repeats=1))

@@ -13,7 +13,7 @@ pytest.importorskip(
     'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
 )
 
-from toy_training import ROOT, make_data, run, write_config  # noqa: E402
+from helpers.toy_training import ROOT, make_data, run, write_config  # noqa: E402
 
 TRAIN, TEST = ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py'
 TRUSTED = dict(map_location='cpu', weights_only=False)

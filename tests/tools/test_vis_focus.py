@@ -16,11 +16,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
+from helpers.scripts import load_tool
+
 pytest.importorskip('matplotlib')
 
-from sparseformer_mm.utils.disturb import erase  # noqa: E402
-from sparseformer_mm.utils.draw import token_colors  # noqa: E402
-from sparseformer_mm.utils.panels import (  # noqa: E402
+from sparseformer_mm.visualization.disturb import erase  # noqa: E402
+from sparseformer_mm.visualization.draw import token_colors  # noqa: E402
+from sparseformer_mm.visualization.panels import (  # noqa: E402
     Frames,
     Panel,
     corners_of,
@@ -37,16 +39,12 @@ X0, Y0 = 8, 18 + 8
 
 @pytest.fixture(scope='module')
 def tool():
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        yield importlib.import_module('vis_focus')
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
+    return load_tool('visualization/vis_focus')
 
 
 @pytest.fixture(scope='module')
 def recording(tool):
-    return importlib.import_module('recording')
+    return importlib.import_module('sparseformer_mm.visualization.truths')
 
 
 def pixels(figure, path):
@@ -83,7 +81,7 @@ def test_image_and_frames_are_at_their_pixels(tmp_path):
     assert seen.shape == (18 + 128 + 16, 256 + 16, 3)
     inside = seen[Y0 : Y0 + 128, X0 : X0 + 256]
     red = (inside == [255, 0, 0]).all(-1)
-    # Lines of two pixels centred on x = 64 ... 192 and y = 64 ... 112.
+    # Lines of two pixels centerd on x = 64 ... 192 and y = 64 ... 112.
     expected = np.zeros((128, 256), bool)
     expected[63:113, 63:193] = True
     expected[65:111, 65:191] = False
@@ -254,8 +252,7 @@ def save_model(config, path):
 def detector(tmp_path_factory):
     """A folder with a data set, configs and weights for them."""
     pytest.importorskip('mmdet', reason='needs mmdet')
-    sys.path.append(str(ROOT / 'tests/detection'))
-    from toy_detector import make_toy
+    from helpers.toy_detector import make_toy
 
     root = tmp_path_factory.mktemp('detector')
     config = make_toy(root)
@@ -269,7 +266,7 @@ def detector(tmp_path_factory):
     derive(
         'plain.py',
         'padded.py',
-        'sparseformer_mm.det.SparseFormerDetector',
+        'sparseformer_mm.detection.SparseFormerDetector',
         'SingleStageDetector',
     )
     derive('nodata.py', 'toy.py', 'annotations/instances_val', 'nothing/instances_val')
@@ -528,7 +525,7 @@ def test_figures_of_padded_scenes(tool, detector, monkeypatch, tmp_path):
 SEG_CONFIG = """
 default_scope = 'mmseg'
 model = dict(
-    type='sparseformer_mm.seg.SparseFormerSegmentor',
+    type='sparseformer_mm.segmentation.SparseFormerSegmentor',
     data_preprocessor=dict(
         type='SegDataPreProcessor', mean=[127.5] * 3, std=[64.] * 3,
         bgr_to_rgb=True, test_cfg=dict(size_divisor=32)),
@@ -538,7 +535,7 @@ model = dict(
                   focusing_repeats=1, cortex_dims=16, cortex_depth=1,
                   num_heads=2, feat_channels=8)),
     decode_head=dict(
-        type='sparseformer_mm.seg.LocationAwareHead', in_channels=16,
+        type='sparseformer_mm.segmentation.LocationAwareHead', in_channels=16,
         feat_channels=8, channels=8, num_classes=3, align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss')),
     train_cfg=dict(), test_cfg={test_cfg})

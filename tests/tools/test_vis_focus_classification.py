@@ -1,7 +1,6 @@
 """tools/visualization/vis_focus.py on classifiers: figures 3 to 7 and their numbers."""
 
 import json
-import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +12,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
+from helpers.scripts import load_tool
+
 pytest.importorskip('matplotlib')
 
-from sparseformer_mm.utils.density import density_map, entropy_bits  # noqa: E402
-from sparseformer_mm.utils.disturb import erase  # noqa: E402
-from sparseformer_mm.utils.draw import heat_image, light_colors  # noqa: E402
-from sparseformer_mm.utils.panels import (  # noqa: E402
+from sparseformer_mm.visualization.density import density_map, entropy_bits  # noqa: E402
+from sparseformer_mm.visualization.disturb import erase  # noqa: E402
+from sparseformer_mm.visualization.draw import heat_image, light_colors  # noqa: E402
+from sparseformer_mm.visualization.panels import (  # noqa: E402
     corners_of,
     draw_panels,
     fit_image,
@@ -26,7 +27,6 @@ from sparseformer_mm.utils.panels import (  # noqa: E402
 
 pytestmark = pytest.mark.mmpretrain
 
-FOLDER = Path(__file__).parents[2] / 'tools/visualization'
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
 CLASSES = ('cat', 'dog', 'owl')
 CONFIG = """
@@ -49,12 +49,10 @@ BOXES = {'cat/0.png': [4, 8, 20, 28, 0], 'owl/0.png': [30, 2, 44, 16, 2]}
 
 @pytest.fixture(scope='module')
 def tool():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        names = ('vis_focus', 'classification', 'sources', 'figures', 'recording')
-        yield SimpleNamespace(**{name: import_module(name) for name in names})
-    finally:
-        sys.path.remove(str(FOLDER))
+    return SimpleNamespace(
+        vis_focus=load_tool('visualization/vis_focus'),
+        classification=import_module('sparseformer_mm.visualization.classification'),
+    )
 
 
 @pytest.fixture(autouse=True)

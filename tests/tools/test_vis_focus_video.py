@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +14,15 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
+from helpers.scripts import load_tool
+
 pytest.importorskip('matplotlib')
 
-from sparseformer_mm.utils.draw import light_colors  # noqa: E402
-from sparseformer_mm.utils.panels import Panel, draw_panels  # noqa: E402
+from sparseformer_mm.visualization.draw import light_colors  # noqa: E402
+from sparseformer_mm.visualization.panels import Panel, draw_panels  # noqa: E402
 
 pytestmark = pytest.mark.mmaction
 
-FOLDER = Path(__file__).parents[2] / 'tools/visualization'
 CLASSES = ('rising', 'falling', 'resting')
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
 CONFIG = """
@@ -49,7 +49,7 @@ test_dataloader = dict(dataset=dict(
     type='VideoDataset', data_root=r'{root}', ann_file='val.txt',
     data_prefix=dict(video=''), pipeline=test_pipeline, test_mode=True))
 """
-READ_FRAMES = "dict(type='sparseformer_mm.action.ReadFrames', sample=dict(" + (
+READ_FRAMES = "dict(type='sparseformer_mm.video.ReadFrames', sample=dict(" + (
     "type='SampleFrames'"
 )
 # Frames of 48 x 40 pixels; of the second clip of four, every other from the sixth.
@@ -58,28 +58,23 @@ NUM_FRAMES, SECOND_CLIP = 12, [5, 7, 9, 11]
 
 @pytest.fixture(scope='module')
 def tool():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield SimpleNamespace(
-            **{
-                name: import_module(name)
-                for name in ('vis_focus', 'video_rows', 'videos', 'recording')
-            }
-        )
-    finally:
-        sys.path.remove(str(FOLDER))
+    parts = {
+        name: import_module(f'sparseformer_mm.visualization.{name}')
+        for name in ('video_strips', 'videos')
+    }
+    return SimpleNamespace(vis_focus=load_tool('visualization/vis_focus'), **parts)
 
 
 # ------------------------------------------------------------- tubes and times
 
 
 def test_frames_in_the_middle_of_equal_parts(tool):
-    drawn = tool.video_rows.drawn_frames
+    drawn = tool.video_strips.drawn_frames
     assert drawn(32, 4).tolist() == [4, 12, 20, 28]
     assert drawn(16, 6).tolist() == [1, 4, 6, 9, 12, 14]
     assert drawn(3, 6).tolist() == [0, 1, 2]
     assert drawn(7, 1).tolist() == [3]
-    np.testing.assert_allclose(tool.video_rows.frame_times(2), [0.25, 0.75])
+    np.testing.assert_allclose(tool.video_strips.frame_times(2), [0.25, 0.75])
 
 
 def test_tubes_are_there_from_start_to_end(tool):
@@ -98,16 +93,16 @@ def test_tubes_are_there_from_start_to_end(tool):
         (0.51, [0, 1, 1, 0]),
         (0.99, [0, 1, 1, 0]),
     ):
-        assert tool.video_rows.tubes_at(rois, time).tolist() == there
+        assert tool.video_strips.tubes_at(rois, time).tolist() == there
 
 
 def test_points_near_a_frame_in_time(tool):
     times = np.array([[0.1, 0.37], [0.38, 0.5], [0.62, 0.63]])
     points = np.stack([np.zeros_like(times), np.ones_like(times), times], -1)
-    near = tool.video_rows.points_near(points, 0.5, 0.25)
+    near = tool.video_strips.points_near(points, 0.5, 0.25)
     assert near.tolist() == [[False, False], [True, True], [True, False]]
     # The next frame's points are not this one's.
-    both = near & tool.video_rows.points_near(points, 0.75, 0.25)
+    both = near & tool.video_strips.points_near(points, 0.75, 0.25)
     assert not both.any()
 
 
@@ -120,14 +115,14 @@ def test_share_of_points_in_a_box_that_moves(tool):
             [[1.0, 1.0, 1.0], [1.1, 0.7, 0.9], [0.2, 0.2, -0.1], [0.7, 0.7, 1.1]],
         ]
     )
-    assert tool.video_rows.share_inside(points[0], boxes) == 0.5
-    assert tool.video_rows.share_inside(points[1], boxes) == 0.25
-    assert tool.video_rows.share_inside(points, boxes) == 0.375
+    assert tool.video_strips.share_inside(points[0], boxes) == 0.5
+    assert tool.video_strips.share_inside(points[1], boxes) == 0.25
+    assert tool.video_strips.share_inside(points, boxes) == 0.375
 
 
 def test_best_tokens_of_each_copy(tool):
     scores = np.array([1.0, 9, 5, 5, 0, -1, -3, -2])
-    best = tool.video_rows.best_tokens
+    best = tool.video_strips.best_tokens
     assert best(scores, 2, 2).tolist() == [1, 2, 4, 5]
     assert best(scores, 1, 3).tolist() == [1, 2, 3]
     assert best(scores, 2, 9).tolist() == [1, 2, 3, 0, 4, 5, 7, 6]
@@ -142,15 +137,15 @@ def test_each_token_is_asked_for_its_class(tool):
         cls_head=SimpleNamespace(fc_cls=torch.nn.Linear(6, 3)),
     )
     tokens = torch.randn(5, 6)
-    centred = (tokens - tokens.mean(1, keepdim=True)).detach()
-    normed = centred / (centred.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
+    centerd = (tokens - tokens.mean(1, keepdim=True)).detach()
+    normed = centerd / (centerd.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
     head = model.cls_head.fc_cls
     expected = normed * norm.weight @ head.weight.T + head.bias
-    torch.testing.assert_close(tool.video_rows.token_logits(model, tokens), expected)
+    torch.testing.assert_close(tool.video_strips.token_logits(model, tokens), expected)
     for other in (SimpleNamespace(), SimpleNamespace(fc_cls=torch.nn.Linear(7, 3))):
         model.cls_head = other
         with pytest.raises(SystemExit, match='no linear layer fc_cls .* by --tokens'):
-            tool.video_rows.token_logits(model, tokens)
+            tool.video_strips.token_logits(model, tokens)
 
 
 # ---------------------------------------------------------- files and folders
@@ -200,7 +195,7 @@ def recognizer(tmp_path_factory):
     """Two videos, one of them known, as files and as frames; configs; weights."""
     if importlib.util.find_spec('mmaction') is None:
         pytest.skip('needs mmaction2')
-    import sparseformer_mm.action.compat  # noqa: F401
+    import sparseformer_mm.video.compat  # noqa: F401
 
     root = tmp_path_factory.mktemp('recognizer')
     rng = np.random.default_rng(0)
@@ -505,7 +500,7 @@ def test_pictures_are_what_the_model_saw(tool, recognizer, to_rgb):
             format_shape='NCTHW', to_rgb=to_rgb, **settings
         )
         data = preprocessor(dict(inputs=[pixels[None]], data_samples=[]), False)
-        seen = tool.video_rows.seen_frames(preprocessor, data['inputs'][0, 0])
+        seen = tool.video_strips.seen_frames(preprocessor, data['inputs'][0, 0])
         expected = pixels.flip(0) if to_rgb else pixels
         np.testing.assert_array_equal(seen, expected.permute(1, 2, 3, 0))
 

@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparseformer_mm import SparseFormer
-from sparseformer_mm.utils.hosts import build_model, fail
+from sparseformer_mm.utils.configs import build_model, fail
 
 RECORDING = '+stages'
 DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}

@@ -20,7 +20,7 @@ from typing import Callable
 import torch
 from benchmark import resident_mib
 
-from sparseformer_mm.seg.attention import LocationAwareAttention
+from sparseformer_mm.models.location_attention import LocationAwareAttention
 
 IMPLS = ('plain', 'lean')
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseformer_mm.models import SparseFormer
-from sparseformer_mm.models.geometry import TIME_OFFSETS
+from sparseformer_mm.models.rois import TIME_OFFSETS
 
 CLASSES = 1000
 

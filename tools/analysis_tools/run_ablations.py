@@ -26,8 +26,8 @@ import torch
 from ablation_groups import GROUPS, TASKS, Group, Row
 from ablation_report import Scored, compare, markdown, plot, verdict
 
-from sparseformer_mm.utils.complexity import count_macs
-from sparseformer_mm.utils.hosts import build_model, fail
+from sparseformer_mm.utils.configs import build_model, fail
+from sparseformer_mm.utils.counting import count_macs
 
 ROOT = Path(__file__).resolve().parents[2]  # holds configs/ and tools/
 

@@ -65,9 +65,15 @@ from typing import Iterable, Iterator, List
 
 import cv2
 import numpy as np
-from digit_clips import UNREADABLE_WIDTHS, check_encoder
-from digit_scenes import Scene, SceneSampler, load_source_digits, split_sources
-from digit_tasks import TASKS, Task, write_json, write_samples
+
+from sparseformer_mm.digits.clips import UNREADABLE_WIDTHS, check_encoder
+from sparseformer_mm.digits.scenes import (
+    Scene,
+    SceneSampler,
+    load_source_digits,
+    split_sources,
+)
+from sparseformer_mm.digits.tasks import TASKS, Task, write_json, write_samples
 
 # Raise it whenever the same arguments give other files than before.
 FORMAT = 1

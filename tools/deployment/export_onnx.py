@@ -32,8 +32,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from sparseformer_mm.utils import export, onnx_check
-from sparseformer_mm.utils.hosts import fail, load_config
+from sparseformer_mm.deployment import check, export
+from sparseformer_mm.utils.configs import fail, load_config
 from sparseformer_mm.utils.launch import (
     check_checkpoint,
     explain_errors,
@@ -90,7 +90,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--raw',
         action='store_true',
         help='what the head gives: of detectors class logits (B, N, classes, + 1 with '
-        'softmax) and boxes (B, N, 4) as centre and size relative to the input, of '
+        'softmax) and boxes (B, N, 4) as center and size relative to the input, of '
         "segmentors logits at the head's size",
     )
     parser.add_argument(
@@ -98,7 +98,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         action='store_true',
         help='run the file with onnxruntime on random pictures, print the largest '
         'difference from torch, and fail if it exceeds '
-        f'{onnx_check.TOLERANCE} (relative, for values above 1)',
+        f'{check.TOLERANCE} (relative, for values above 1)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -199,11 +199,9 @@ def find_shape(cfg: Config) -> List[int]:
     return size
 
 
-def check(module: export.Exportable, data: bytes, shapes: list) -> None:
+def report(module: export.Exportable, data: bytes, shapes: list) -> None:
     """Print the differences; fail if one is too large."""
-    differences = onnx_check.compare(
-        module, onnx_check.onnx_runner(module, data), shapes
-    )
+    differences = check.compare(module, check.onnx_runner(module, data), shapes)
     for one in differences:
         shape = 'x'.join(map(str, one.shape))
         print(
@@ -212,10 +210,10 @@ def check(module: export.Exportable, data: bytes, shapes: list) -> None:
         )
     if all(one.is_fine for one in differences):
         return
-    rounding = onnx_check.compare(module, onnx_check.float64_runner(module), shapes)
+    rounding = check.compare(module, check.float64_runner(module), shapes)
     worst = max(zip(differences, rounding), key=lambda pair: pair[0].share)
     fail(
-        f'onnxruntime and torch differ by more than {onnx_check.TOLERANCE}. The file '
+        f'onnxruntime and torch differ by more than {check.TOLERANCE}. The file '
         f'is written; do not trust it unless the model itself is as sensitive: '
         f'{worst[0].name} differ by {worst[0].largest:.2e}, and in torch between '
         f'float32 and float64 by {worst[1].largest:.2e}'
@@ -272,7 +270,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if args.dynamic_size:
             sizes.append([*size[:-2], size[-2] + 20, max(1, size[-1] - 12)])
         batches = [1, 3] if args.batch is None else [args.batch]
-        check(module, data, [(n, 3, *one) for one in sizes for n in batches])
+        report(module, data, [(n, 3, *one) for one in sizes for n in batches])
 
 
 if __name__ == '__main__':

@@ -36,20 +36,31 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 import numpy as np
-import options
-from classification import classification_row
-from figures import KINDS, kind_panels, picture_numbers, table, write_numbers
-from picture_rows import detection_row, segmentation_row
-from recording import Truths, load_model
-from sources import make_source
-from video_rows import video_row
-from videos import VIDEO_SUFFIXES, VideoTruths, find_videos, read_clip
 
-from sparseformer_mm.utils.attention_page import write_page
-from sparseformer_mm.utils.density import GRID
-from sparseformer_mm.utils.hosts import fail, load_config
-from sparseformer_mm.utils.panels import Row, draw_panels
-from sparseformer_mm.utils.records import Look
+from sparseformer_mm.utils.configs import fail, load_config
+from sparseformer_mm.visualization import options
+from sparseformer_mm.visualization.classification import classification_row
+from sparseformer_mm.visualization.density import GRID
+from sparseformer_mm.visualization.figures import (
+    KINDS,
+    kind_panels,
+    picture_numbers,
+    table,
+    write_numbers,
+)
+from sparseformer_mm.visualization.page import write_page
+from sparseformer_mm.visualization.panels import Row, draw_panels
+from sparseformer_mm.visualization.pictures import detection_row, segmentation_row
+from sparseformer_mm.visualization.recording import Look
+from sparseformer_mm.visualization.sources import make_source
+from sparseformer_mm.visualization.truths import Truths, load_model
+from sparseformer_mm.visualization.video_strips import video_row
+from sparseformer_mm.visualization.videos import (
+    VIDEO_SUFFIXES,
+    VideoTruths,
+    find_videos,
+    read_clip,
+)
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 # A page with more would take long to open.

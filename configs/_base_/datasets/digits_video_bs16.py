@@ -7,7 +7,7 @@ dataset_type = 'VideoDataset'
 data_root = 'data/digits_video'
 
 read_clip = dict(
-    type='sparseformer_mm.action.ReadFrames',
+    type='sparseformer_mm.video.ReadFrames',
     # The whole clip, frame by frame.
     sample=dict(type='SampleFrames', clip_len=16, frame_interval=1, num_clips=1),
 )

@@ -7,7 +7,7 @@ data_root = 'data/fight2'
 
 train_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='UniformSample', clip_len=16),
     ),
     dict(type='RandomResizedCrop', area_range=(0.4, 1.0)),
@@ -21,7 +21,7 @@ train_pipeline = [
 # The whole picture: what matters need not be in its middle.
 test_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='UniformSample', clip_len=16, test_mode=True),
     ),
     dict(type='Resize', scale=(112, 112), keep_ratio=False),

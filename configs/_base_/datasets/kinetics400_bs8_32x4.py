@@ -9,7 +9,7 @@ data_root = 'data/kinetics400'
 
 train_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='SampleFrames', clip_len=32, frame_interval=4, num_clips=1),
     ),
     dict(type='Resize', scale=(-1, 256)),
@@ -34,7 +34,7 @@ train_pipeline = [
 # While training: one view, the middle of the video.
 val_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(
             type='SampleFrames',
             clip_len=32,
@@ -52,7 +52,7 @@ val_pipeline = [
 # 12 views: 4 clips, 3 crops of each.
 test_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(
             type='SampleFrames',
             clip_len=32,

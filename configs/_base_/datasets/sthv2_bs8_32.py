@@ -7,7 +7,7 @@ data_root = 'data/sthv2'
 
 train_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='UniformSample', clip_len=32),
     ),
     dict(type='Resize', scale=(-1, 256)),
@@ -29,7 +29,7 @@ train_pipeline = [
 
 val_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='UniformSample', clip_len=32, test_mode=True),
     ),
     dict(type='Resize', scale=(-1, 224)),
@@ -41,7 +41,7 @@ val_pipeline = [
 # 3 views: the clip covers the whole video, so there is one, with 3 crops.
 test_pipeline = [
     dict(
-        type='sparseformer_mm.action.ReadFrames',
+        type='sparseformer_mm.video.ReadFrames',
         sample=dict(type='UniformSample', clip_len=32, test_mode=True),
     ),
     dict(type='Resize', scale=(-1, 224)),

@@ -2,7 +2,7 @@
 # 400 tokens the first 100 detect, each with a linear classifier and a two-layer
 # MLP that adjusts the token's RoI once more. Matching and losses are DETR's.
 model = dict(
-    type='sparseformer_mm.det.SparseFormerDetector',
+    type='sparseformer_mm.detection.SparseFormerDetector',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
@@ -16,14 +16,14 @@ model = dict(
         type='sparseformer_mm.SparseFormer',
         arch='small',
         num_tokens=400,
-        # Centres anywhere in the image, sizes half of it.
+        # Centers anywhere in the image, sizes half of it.
         roi_init='random',
         # As in classification; the paper gives none for detection.
         drop_path_rate=0.3,
         out_type='tokens',
     ),
     bbox_head=dict(
-        type='sparseformer_mm.det.SparseFormerHead',
+        type='sparseformer_mm.detection.SparseFormerHead',
         num_classes=80,
         # cortex_dims of the backbone: 512 tiny, 640 small, 768 base.
         embed_dims=640,

@@ -2,7 +2,7 @@
 # attends to the latent tokens, near RoIs first; two 3x3 convolutions and a
 # classifier follow.
 model = dict(
-    type='sparseformer_mm.seg.SparseFormerSegmentor',
+    type='sparseformer_mm.segmentation.SparseFormerSegmentor',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],
@@ -18,14 +18,14 @@ model = dict(
         type='sparseformer_mm.SparseFormer',
         arch='tiny',
         num_tokens=400,
-        # Centres anywhere in the image, sizes half of it.
+        # Centers anywhere in the image, sizes half of it.
         roi_init='random',
         # As in classification; the paper gives none for segmentation.
         drop_path_rate=0.2,
         out_type='tokens',
     ),
     decode_head=dict(
-        type='sparseformer_mm.seg.LocationAwareHead',
+        type='sparseformer_mm.segmentation.LocationAwareHead',
         # cortex_dims of the backbone: 512 tiny, 640 small, 768 base.
         in_channels=512,
         channels=256,

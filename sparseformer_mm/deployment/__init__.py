@@ -1,0 +1,1 @@
+"""Models of the four libraries as ONNX files."""

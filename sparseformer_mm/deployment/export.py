@@ -1,0 +1,361 @@
+"""A model of any of the four libraries as an ONNX file.
+
+:class:`Exportable` is the model with tensors in and out, :func:`to_onnx` writes it
+down; ``onnx_check.py`` runs both. ``tools/deployment/export_onnx.py`` is the command.
+"""
+
+import inspect
+import io
+import json
+import warnings
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models import SparseFormer, ops
+from ..models.rois import rois_to_corners
+from ..version import __version__
+
+TASKS = dict(
+    mmpretrain='classification',
+    mmdet='detection',
+    mmseg='segmentation',
+    mmaction='video',
+)
+
+#: GridSample came with opset 16, for volumes with 20.
+GRID_SAMPLE_OPSETS = {2: 16, 3: 20}
+
+# The exporter of both supported stacks. It gives LayerNormalization from 17 on.
+DEFAULT_OPSET = 17
+# It writes fused attention from here on.
+LEAST_OPSET = 14
+
+
+class Exportable(nn.Module):
+    """A model with one input tensor and its library's answer as tensors.
+
+    Args:
+        model: of mmpretrain, mmdet (with a :class:`SparseFormerHead`), mmseg or
+            mmaction2 (``Recognizer3D``).
+        scope: 'mmpretrain', 'mmdet', 'mmseg' or 'mmaction'.
+        raw: what the head gives: of a detector the class logits and boxes of all
+            its tokens, of a segmentor logits at the head's size.
+        preprocess: take RGB in 0..255 and normalise it here.
+
+    Shape:
+        (B, 3, H, W), for videos (B, 3, T, H, W) ->
+
+        - classification, video: logits (B, classes).
+        - detection: boxes (B, n, 4) as x1, y1, x2, y2 in pixels of the input, scores
+          (B, n) from high to low, labels (B, n), with n the head's ``max_per_img``;
+          raw: logits (B, N, classes, + 1 with softmax), boxes (B, N, 4) as center and
+          size relative to the input.
+        - segmentation: logits (B, classes, H, W); raw: (B, classes, H / 4, W / 4).
+
+    The model itself is put into evaluation mode, its parameters without gradients.
+
+    Raises:
+        ValueError: for a model that cannot be exported.
+    """
+
+    def __init__(
+        self, model: nn.Module, scope: str, raw: bool = False, preprocess: bool = False
+    ):
+        super().__init__()
+        _check_model(model, scope)
+        self.model = model
+        self.task = TASKS[scope]
+        self.raw = raw
+        self.normalisation = read_normalisation(model.data_preprocessor)
+        self.preprocess = preprocess
+        # Of all of it: the exporter gives every part the mode of the whole.
+        self.eval().requires_grad_(False)
+
+    @property
+    def rank(self) -> int:
+        """Of the input without its batch and channels: 2 for images, 3 for videos."""
+        return self.model.backbone.spatial_dims
+
+    @property
+    def output_names(self) -> List[str]:
+        if self.task == 'detection':
+            return ['logits', 'boxes'] if self.raw else ['boxes', 'scores', 'labels']
+        return ['logits']
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+        """See the class."""
+        if self.preprocess:
+            images = self.normalisation.apply(images)
+        return getattr(self, f'_{self.task}')(images)
+
+    def _classification(self, images: Tensor) -> Tuple[Tensor]:
+        return (self.model(images, mode='tensor'),)
+
+    def _video(self, videos: Tensor) -> Tuple[Tensor]:
+        # mmaction2 has an axis for the clips of one video.
+        return (self.model(videos[:, None], mode='tensor', stage='head'),)
+
+    def _segmentation(self, images: Tensor) -> Tuple[Tensor]:
+        logits = self.model(images, mode='tensor')
+        if not self.raw:
+            logits = F.interpolate(
+                logits,
+                size=images.shape[2:],
+                mode='bilinear',
+                align_corners=self.model.align_corners,
+            )
+        return (logits,)
+
+    def _detection(self, images: Tensor) -> Tuple[Tensor, ...]:
+        logits, boxes = (levels[-1] for levels in self.model(images, mode='tensor'))
+        if self.raw:
+            return logits, boxes
+        head = self.model.bbox_head
+        most = head.test_cfg['max_per_img']
+        # As DETRHead decodes, for a whole batch.
+        if head.loss_cls.use_sigmoid:
+            scores, found = logits.sigmoid().flatten(1).topk(most)
+            labels = found % head.num_classes
+            tokens = torch.div(found, head.num_classes, rounding_mode='floor')
+        else:
+            best, classes = logits.softmax(-1)[..., :-1].max(-1)
+            scores, tokens = best.topk(most)
+            labels = classes.gather(1, tokens)
+        boxes = boxes.gather(1, tokens[..., None].expand(-1, -1, 4))
+        height, width = (torch.as_tensor(side) for side in images.shape[2:])
+        size = torch.stack([width, height, width, height]).to(boxes)
+        return rois_to_corners(boxes).clamp(0, 1) * size, scores, labels
+
+
+def _check_model(model: nn.Module, scope: str):
+    if scope not in TASKS:
+        raise ValueError(f'scope={scope!r} is unknown; choose one of {sorted(TASKS)}')
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, SparseFormer):
+        raise ValueError(
+            f'the backbone is a {type(backbone).__name__}; only models with '
+            'sparseformer_mm.SparseFormer can be exported here (others: MMDeploy)'
+        )
+    if scope == 'mmdet':
+        from ..detection import SparseFormerHead
+
+        head = getattr(model, 'bbox_head', None)
+        if not isinstance(head, SparseFormerHead):
+            raise ValueError(
+                f'the head is a {type(head).__name__}, whose decoding is not known '
+                'here: export a detector with '
+                'sparseformer_mm.detection.SparseFormerHead'
+            )
+    if scope == 'mmaction' and (
+        type(model).__name__ != 'Recognizer3D' or backbone.spatial_dims != 3
+    ):
+        raise ValueError(
+            f'{type(model).__name__} with spatial_dims={backbone.spatial_dims} cannot '
+            'be exported: use Recognizer3D and a backbone with spatial_dims=3'
+        )
+
+
+class Normalisation(NamedTuple):
+    """What a data preprocessor does to colours.
+
+    Attributes:
+        mean, std: per channel in the model's order, in 0..255; 0 and 1 for none.
+        channel_order: 'RGB' or 'BGR' of the model's input.
+    """
+
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+    channel_order: str
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Normalise RGB images (B, 3, ..., H, W) in 0..255."""
+        if self.channel_order == 'BGR':
+            images = images.flip(1)
+        shape = (-1,) + (1,) * (images.dim() - 2)
+        mean, std = (images.new_tensor(x).view(shape) for x in (self.mean, self.std))
+        return (images - mean) / std
+
+
+def read_normalisation(preprocessor: nn.Module) -> Normalisation:
+    """Read a library's data preprocessor."""
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if getattr(preprocessor, '_enable_normalize', False):
+        mean, std = (
+            tuple(x.flatten().expand(3).tolist())
+            for x in (preprocessor.mean, preprocessor.std)
+        )
+    # Videos are decoded as RGB, images are loaded as BGR; mmengine's and mmseg's
+    # preprocessors keep their flag under two names, the other libraries' as to_rgb.
+    swaps = any(
+        getattr(preprocessor, name, False)
+        for name in ('to_rgb', '_channel_conversion', 'channel_conversion')
+    )
+    is_video = type(preprocessor).__name__ == 'ActionDataPreprocessor'
+    return Normalisation(mean, std, 'RGB' if swaps != is_video else 'BGR')
+
+
+@contextmanager
+def _sampling(gather: bool) -> Iterator[None]:
+    before, ops.TRACE_GATHER = ops.TRACE_GATHER, gather
+    try:
+        yield
+    finally:
+        ops.TRACE_GATHER = before
+
+
+def to_onnx(
+    module: Exportable,
+    size: Sequence[int],
+    opset: int = DEFAULT_OPSET,
+    batch: Optional[int] = None,
+    dynamic_size: bool = False,
+    sampler: str = 'auto',
+    classes: Optional[Sequence[str]] = None,
+):
+    """Write a model down as ONNX.
+
+    Args:
+        module: the model.
+        size: H, W or T, H, W of the input.
+        opset: of ONNX.
+        batch: of the input; None leaves it open.
+        dynamic_size: leave height and width open too.
+        sampler: 'grid' samples the map by GridSample, which ONNX has for images from
+            opset 16 and for videos from 20; 'gather' by gathering rows, which goes
+            everywhere; 'auto' is 'grid' for images from opset 16, else 'gather'
+            (for videos no slower, and known to more runtimes).
+        classes: names for the file's metadata.
+
+    Returns:
+        onnx.ModelProto: with ``metadata_props`` that describe input and output.
+
+    Raises:
+        ModuleNotFoundError: without onnx.
+        ValueError: if the opset lacks an operator, or torch the opset.
+    """
+    onnx = need('onnx')
+    if opset < LEAST_OPSET:
+        raise ValueError(f'opset {opset} is too old: give {LEAST_OPSET} or more')
+    least = GRID_SAMPLE_OPSETS[module.rank]
+    if sampler == 'auto':
+        sampler = 'grid' if module.rank == 2 and opset >= least else 'gather'
+    if sampler == 'grid' and opset < least:
+        raise ValueError(
+            f'opset {opset} has no GridSample for {module.rank} dimensions: raise it '
+            f"to {least} or use the sampler 'gather'"
+        )
+    names = module.output_names
+    axes = {name: {} for name in ['input', *names]}
+    if batch is None:
+        axes = {name: {0: 'batch'} for name in axes}
+    if dynamic_size:
+        axes['input'].update({module.rank: 'height', module.rank + 1: 'width'})
+        if module.task == 'segmentation':
+            sides = ('map_height', 'map_width') if module.raw else ('height', 'width')
+            axes['logits'].update({2: sides[0], 3: sides[1]})
+    kwargs = {}
+    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
+        kwargs['dynamo'] = False  # torch before 2.5 has but this exporter
+    file = io.BytesIO()
+    # Of an open batch an example of two: one would hide what is not expanded.
+    example = torch.zeros(batch or 2, 3, *size)
+    with _sampling(sampler == 'gather'), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of tracing, and of the exporter's age
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                file,
+                input_names=['input'],
+                output_names=names,
+                dynamic_axes=axes,
+                opset_version=opset,
+                **kwargs,
+            )
+        except (ValueError, RuntimeError) as error:
+            if 'opset' not in str(error):
+                raise
+            raise ValueError(
+                f'torch {torch.__version__} cannot write opset {opset}; take '
+                f'{DEFAULT_OPSET}: {str(error).strip().splitlines()[0]}'
+            ) from error
+    proto = onnx.load_model_from_string(file.getvalue())
+    _complete_norms(proto, onnx)
+    onnx.helper.set_model_props(
+        proto, describe(module, size, batch, dynamic_size, sampler, classes)
+    )
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _complete_norms(proto, onnx):
+    """Give each LayerNormalization its optional bias.
+
+    Of one without, onnxruntime 1.31 crashes while it optimises.
+    """
+    initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants = {
+        node.output[0]: node.attribute[0].t
+        for node in proto.graph.node
+        if node.op_type == 'Constant' and node.attribute[0].name == 'value'
+    }
+    for node in proto.graph.node:
+        lacks = len(node.input) < 3 or not node.input[2]
+        if node.op_type == 'LayerNormalization' and lacks:
+            scale = {**constants, **initializers}[node.input[1]]
+            zeros = np.zeros_like(onnx.numpy_helper.to_array(scale))
+            name = f'{node.output[0]}_no_bias'
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
+            del node.input[2:]
+            node.input.append(name)
+
+
+def describe(
+    module: Exportable,
+    size: Sequence[int],
+    batch: Optional[int],
+    dynamic_size: bool,
+    sampler: str,
+    classes: Optional[Sequence[str]],
+) -> Dict[str, str]:
+    """What a program needs to feed the file and read its answer.
+
+    Every value but ``task``, ``channel_order``, ``sampler`` and ``version`` is JSON.
+    """
+    normalisation = module.normalisation
+    props = dict(
+        task=module.task,
+        input_size=json.dumps(list(size)),  # (T,) H, W
+        dynamic_batch=json.dumps(batch is None),
+        dynamic_size=json.dumps(dynamic_size),
+        # False: the input is (pixels - mean) / std in channel_order.
+        # True: it is RGB in 0..255, and the file does that.
+        preprocess_included=json.dumps(module.preprocess),
+        mean=json.dumps(normalisation.mean),
+        std=json.dumps(normalisation.std),
+        channel_order='RGB' if module.preprocess else normalisation.channel_order,
+        sampler=sampler,
+        version=f'sparseformer_mm {__version__}',
+    )
+    if classes:
+        props['classes'] = json.dumps(list(classes), ensure_ascii=False)
+    return props
+
+
+def need(name: str):
+    """Import onnx or onnxruntime, or say how to get them.
+
+    Raises:
+        ModuleNotFoundError: naming the packages.
+    """
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f'{name} cannot be imported ({error}): pip install onnx onnxruntime'
+        ) from error

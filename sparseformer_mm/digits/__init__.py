@@ -1,0 +1,1 @@
+"""Embedded data: scattered and moving digits, for all four tasks."""

@@ -1,0 +1,210 @@
+"""A decode head on latent tokens (paper, appendix A.2)."""
+
+from typing import List, Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import MODELS
+from mmseg.utils import SampleList
+from torch import Tensor
+
+from ..models.location_attention import LocationAwareAttention
+from ..models.ops import Linear
+from ..models.tokens import SparseFormerOutput
+
+# Reading labels back from a GPU makes it wait: done for the first batches only.
+_CHECKED_BATCHES = 20
+
+
+@MODELS.register_module()
+class LocationAwareHead(BaseDecodeHead):
+    """Restores a map from latent tokens and classifies its pixels.
+
+    Each pixel of the backbone's early-convolved map (stride 4) attends to the tokens,
+    with a bias that favours near ones (:class:`.LocationAwareAttention`); convolutions
+    and mmseg's classifier follow. Images of a padded batch do not see their padding if
+    the segmentor says where it is (:class:`.SparseFormerSegmentor`). The defaults are
+    the paper's form.
+
+    Args:
+        in_channels: width of the tokens, the backbone's ``cortex_dims``.
+        channels: of the convolutions.
+        feat_channels: of the map, the backbone's ``feat_channels``.
+        embed_dims: width of the attention and of the restored map; None is
+            ``in_channels``.
+        num_heads: of the attention.
+        num_convs: number of 3x3 convolutions with norm and activation.
+        residual: add a projection of the map to the restored one.
+        attn_impl: 'lean' or 'plain', equal results; see the attention.
+        kwargs: of mmseg's ``BaseDecodeHead``: ``num_classes``, ``dropout_ratio``,
+            ``norm_cfg`` (batch norm if not given), ``act_cfg``, ``conv_cfg``,
+            ``loss_decode``, ``ignore_index``, ``sampler``, ``align_corners`` ...
+
+    Raises:
+        ValueError: for arguments that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 256,
+        feat_channels: int = 96,
+        embed_dims: Optional[int] = None,
+        num_heads: int = 1,
+        num_convs: int = 2,
+        residual: bool = False,
+        attn_impl: str = 'lean',
+        **kwargs,
+    ):
+        kwargs.setdefault('norm_cfg', dict(type='BN'))
+        super().__init__(in_channels, channels, **kwargs)
+        if self.input_transform is not None:
+            raise ValueError(
+                f'input_transform={self.input_transform!r} selects among maps; '
+                'LocationAwareHead takes what SparseFormer gives: leave it out'
+            )
+        embed_dims = in_channels if embed_dims is None else embed_dims
+        if num_convs < 0 or (num_convs == 0 and channels != embed_dims):
+            raise ValueError(
+                f'num_convs={num_convs} must be at least 1, or 0 with channels='
+                f'{channels} equal to the width of the attention, {embed_dims}'
+            )
+        self.feat_channels = feat_channels
+        self.attention = LocationAwareAttention(
+            feat_channels, in_channels, embed_dims, num_heads, attn_impl
+        )
+        self.shortcut = Linear(feat_channels, embed_dims) if residual else None
+        self.convs = nn.ModuleList(
+            ConvModule(
+                channels if i else embed_dims,
+                channels,
+                kernel_size=3,
+                padding=1,
+                conv_cfg=self.conv_cfg,
+                norm_cfg=self.norm_cfg,
+                act_cfg=self.act_cfg,
+            )
+            for i in range(num_convs)
+        )
+        self._batches = 0
+
+    def init_weights(self):
+        if self.shortcut is not None:
+            self.shortcut.reset_parameters()
+        super().init_weights()  # an init_cfg of its own wins
+
+    def forward(self, inputs: SparseFormerOutput) -> Tensor:
+        """Class logits of each pixel of the map.
+
+        Args:
+            inputs: of a backbone with ``out_type='tokens'``.
+
+        Returns:
+            Tensor (B, num_classes, ceil(H / 4), ceil(W / 4)). Where a batch is padded,
+            the padding repeats the logits at an image's edge.
+
+        Raises:
+            TypeError, ValueError: if the backbone gives something else.
+        """
+        self._check_inputs(inputs)
+        feature = inputs.image_feature.permute(0, 2, 3, 1)
+        extents = inputs.map_extents
+        x = self.attention(feature, inputs.tokens, inputs.rois, extents)
+        if self.shortcut is not None:
+            x = x + self.shortcut(feature.to(self.shortcut.weight))
+        x = x.permute(0, 3, 1, 2)
+        if extents is None:
+            for conv in self.convs:
+                x = conv(x)
+            return self.cls_seg(x)
+        inside = _inside(extents, x)
+        for conv in self.convs:  # a convolution pads with zeros, here too
+            x = conv(x * inside)
+        return _repeat_edges(self.cls_seg(x), extents)
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict:
+        """mmseg's losses, after a look at the labels.
+
+        Raises:
+            ValueError: if a label is neither a class nor ``ignore_index``. On a GPU
+                only the first batches are looked at; later ones end in torch's
+                device-side assert.
+        """
+        self._check_labels([sample.gt_sem_seg.data for sample in batch_data_samples])
+        return super().loss_by_feat(seg_logits, batch_data_samples)
+
+    def _check_inputs(self, inputs):
+        if not isinstance(inputs, SparseFormerOutput):
+            raise TypeError(
+                'LocationAwareHead needs the tokens of a SparseFormer backbone, got '
+                f"{type(inputs).__name__}: set out_type='tokens' on the backbone and "
+                'leave out the neck'
+            )
+        if inputs.image_feature.dim() != 4:
+            raise ValueError(
+                'LocationAwareHead is for images, got the map of a video, '
+                f'{tuple(inputs.image_feature.shape)}: set spatial_dims=2 on the '
+                'backbone'
+            )
+        width, channels = inputs.tokens.shape[-1], inputs.image_feature.shape[1]
+        if width != self.in_channels:
+            raise ValueError(
+                f'in_channels={self.in_channels} of the head is not the width of the '
+                f"tokens: set it to the backbone's cortex_dims, {width}"
+            )
+        if channels != self.feat_channels:
+            raise ValueError(
+                f'feat_channels={self.feat_channels} of the head is not that of the '
+                f"stem's map: set it to the backbone's feat_channels, {channels}"
+            )
+
+    def _check_labels(self, labels: List[Tensor]):
+        if labels[0].device.type != 'cpu':
+            if self._batches >= _CHECKED_BATCHES:
+                return
+            self._batches += 1
+        for label in labels:
+            if label.dim() != 3 or label.shape[0] != 1:
+                raise ValueError(
+                    f'masks must have one channel of class numbers, got a label of '
+                    f'shape {tuple(label.shape)}: convert colour pictures'
+                )
+            wrong = (label < 0) | (label >= self.num_classes)
+            if self.ignore_index is not None:
+                wrong &= label != self.ignore_index
+            if wrong.any():
+                values = label[wrong].unique().tolist()
+                shown = ', '.join(map(str, values[:10]))
+                more = f' and {len(values) - 10} more' if len(values) > 10 else ''
+                raise ValueError(
+                    f'masks hold the labels {shown}{more}, but num_classes='
+                    f'{self.num_classes} allows 0 to {self.num_classes - 1} and '
+                    f'ignore_index={self.ignore_index}: correct num_classes of the '
+                    'head, set reduce_zero_label=True on the dataset and '
+                    'LoadAnnotations if label 0 means unlabelled, or set ignore_index'
+                )
+
+
+def _inside(extents: Tensor, x: Tensor) -> Tensor:
+    """(B, 1, H, W), True where a pixel of the map x (B, C, H, W) is in its image."""
+    width, height = extents[:, :, None].unbind(1)
+    rows = torch.arange(x.shape[2], device=x.device) < height
+    columns = torch.arange(x.shape[3], device=x.device) < width
+    return (rows[:, :, None] & columns[:, None])[:, None]
+
+
+def _repeat_edges(x: Tensor, extents: Tensor) -> Tensor:
+    """Fill the padding of maps x (B, C, H, W) with what is at the images' edges.
+
+    Interpolating to another size then mixes nothing of the padding into an image.
+    """
+    height, width = x.shape[2:]
+    filled = []
+    for image, (right, bottom) in zip(x.split(1), extents.long().tolist()):
+        image = image[:, :, :bottom, :right]
+        sides = (0, width - right, 0, height - bottom)
+        filled.append(F.pad(image, sides, mode='replicate'))
+    return torch.cat(filled)
