@@ -35,7 +35,6 @@ NAMES = {
     'own_data.md',
     'troubleshooting.md',
 }
-LIBRARIES = dict(cls='mmpretrain', det='mmdet', seg='mmseg', action='mmaction')
 TASKS = dict(
     classification='mmpretrain',
     detection='mmdet',
@@ -156,7 +155,8 @@ def test_files_that_are_named_exist(page):
     found = re.findall(r'(?<![\w/.-])((?:tools|tests|configs)/[\w./-]*\w)', text)
     for name in found:
         assert (ROOT / name).exists(), name
-    for name in re.findall(r'`((?:models|det|seg|engine|utils)/\w+\.py)`', text):
+    folders = '|'.join(path.name for path in PACKAGE.iterdir() if path.is_dir())
+    for name in re.findall(rf'`((?:{folders})/\w+\.py)`', text):
         assert (PACKAGE / name).exists(), name
 
 
@@ -179,7 +179,7 @@ def test_names_of_the_package_exist(page):
         r'(?<![\w/.])sparseformer_mm\.([\w.]*\w)', page.read_text('utf-8')
     )
     for name in sorted(set(names)):
-        library = LIBRARIES.get(name.split('.')[0])
+        library = TASKS.get(name.split('.')[0])
         if library and importlib.util.find_spec(library) is None:
             continue
         assert resolve(name) is not None, name
