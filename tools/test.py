@@ -16,14 +16,16 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 
-from sparseformer_mm.utils.configs import fail
+from sparseformer_mm.utils.checkpoints import (
+    check_checkpoint,
+    does_not_fit,
+    forbid_reinit,
+)
+from sparseformer_mm.utils.errors import explain_errors, fail
 from sparseformer_mm.utils.launch import (
     add_common_arguments,
     build_runner,
-    check_checkpoint,
-    explain_errors,
     finish,
-    forbid_reinit,
     prepare_config,
 )
 
@@ -43,8 +45,6 @@ TTA_MODELS = {
         tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
     ),
 }
-# What errors about weights say, mmengine's and SparseFormer's.
-LOADING = ('state_dict', 'do not match exactly', 'tensors loaded')
 
 
 def parse_args() -> argparse.Namespace:
@@ -214,7 +214,7 @@ def main() -> None:
         with explain_errors():
             metrics = runner.test()
     except RuntimeError as error:
-        if not any(mark in str(error) for mark in LOADING):
+        if not does_not_fit(error):
             raise
         lines = [
             line if len(line) < 300 else f'{line[:300]} ...'

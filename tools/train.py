@@ -12,15 +12,13 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
-from sparseformer_mm.utils.configs import fail
+from sparseformer_mm.utils.checkpoints import check_checkpoint, forbid_reinit
+from sparseformer_mm.utils.errors import explain_errors, fail
 from sparseformer_mm.utils.launch import (
     add_common_arguments,
     announce,
     build_runner,
-    check_checkpoint,
-    explain_errors,
     finish,
-    forbid_reinit,
     prepare_config,
 )
 

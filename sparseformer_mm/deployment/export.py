@@ -1,7 +1,7 @@
 """A model of any of the four libraries as an ONNX file.
 
 :class:`Exportable` is the model with tensors in and out, :func:`to_onnx` writes it
-down; ``onnx_check.py`` runs both. ``tools/deployment/export_onnx.py`` is the command.
+down; ``check.py`` runs both. ``tools/deployment/export_onnx.py`` is the command.
 """
 
 import inspect
@@ -9,23 +9,15 @@ import io
 import json
 import warnings
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import SparseFormer, ops
-from ..models.rois import rois_to_corners
+from ..host import host_of
+from ..models import ops
 from ..version import __version__
-
-TASKS = dict(
-    mmpretrain='classification',
-    mmdet='detection',
-    mmseg='segmentation',
-    mmaction='video',
-)
 
 #: GridSample came with opset 16, for volumes with 20.
 GRID_SAMPLE_OPSETS = {2: 16, 3: 20}
@@ -67,11 +59,12 @@ class Exportable(nn.Module):
         self, model: nn.Module, scope: str, raw: bool = False, preprocess: bool = False
     ):
         super().__init__()
-        _check_model(model, scope)
+        self.host = host_of(scope)
+        self.host.check_model(model)
         self.model = model
-        self.task = TASKS[scope]
+        self.task = self.host.task
         self.raw = raw
-        self.normalisation = read_normalisation(model.data_preprocessor)
+        self.normalisation = self.host.read_normalisation(model.data_preprocessor)
         self.preprocess = preprocess
         # Of all of it: the exporter gives every part the mode of the whole.
         self.eval().requires_grad_(False)
@@ -83,120 +76,13 @@ class Exportable(nn.Module):
 
     @property
     def output_names(self) -> List[str]:
-        if self.task == 'detection':
-            return ['logits', 'boxes'] if self.raw else ['boxes', 'scores', 'labels']
-        return ['logits']
+        return list(self.host.answer_axes(self.raw))
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """See the class."""
         if self.preprocess:
             images = self.normalisation.apply(images)
-        return getattr(self, f'_{self.task}')(images)
-
-    def _classification(self, images: Tensor) -> Tuple[Tensor]:
-        return (self.model(images, mode='tensor'),)
-
-    def _video(self, videos: Tensor) -> Tuple[Tensor]:
-        # mmaction2 has an axis for the clips of one video.
-        return (self.model(videos[:, None], mode='tensor', stage='head'),)
-
-    def _segmentation(self, images: Tensor) -> Tuple[Tensor]:
-        logits = self.model(images, mode='tensor')
-        if not self.raw:
-            logits = F.interpolate(
-                logits,
-                size=images.shape[2:],
-                mode='bilinear',
-                align_corners=self.model.align_corners,
-            )
-        return (logits,)
-
-    def _detection(self, images: Tensor) -> Tuple[Tensor, ...]:
-        logits, boxes = (levels[-1] for levels in self.model(images, mode='tensor'))
-        if self.raw:
-            return logits, boxes
-        head = self.model.bbox_head
-        most = head.test_cfg['max_per_img']
-        # As DETRHead decodes, for a whole batch.
-        if head.loss_cls.use_sigmoid:
-            scores, found = logits.sigmoid().flatten(1).topk(most)
-            labels = found % head.num_classes
-            tokens = torch.div(found, head.num_classes, rounding_mode='floor')
-        else:
-            best, classes = logits.softmax(-1)[..., :-1].max(-1)
-            scores, tokens = best.topk(most)
-            labels = classes.gather(1, tokens)
-        boxes = boxes.gather(1, tokens[..., None].expand(-1, -1, 4))
-        height, width = (torch.as_tensor(side) for side in images.shape[2:])
-        size = torch.stack([width, height, width, height]).to(boxes)
-        return rois_to_corners(boxes).clamp(0, 1) * size, scores, labels
-
-
-def _check_model(model: nn.Module, scope: str):
-    if scope not in TASKS:
-        raise ValueError(f'scope={scope!r} is unknown; choose one of {sorted(TASKS)}')
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, SparseFormer):
-        raise ValueError(
-            f'the backbone is a {type(backbone).__name__}; only models with '
-            'sparseformer_mm.SparseFormer can be exported here (others: MMDeploy)'
-        )
-    if scope == 'mmdet':
-        from ..detection import SparseFormerHead
-
-        head = getattr(model, 'bbox_head', None)
-        if not isinstance(head, SparseFormerHead):
-            raise ValueError(
-                f'the head is a {type(head).__name__}, whose decoding is not known '
-                'here: export a detector with '
-                'sparseformer_mm.detection.SparseFormerHead'
-            )
-    if scope == 'mmaction' and (
-        type(model).__name__ != 'Recognizer3D' or backbone.spatial_dims != 3
-    ):
-        raise ValueError(
-            f'{type(model).__name__} with spatial_dims={backbone.spatial_dims} cannot '
-            'be exported: use Recognizer3D and a backbone with spatial_dims=3'
-        )
-
-
-class Normalisation(NamedTuple):
-    """What a data preprocessor does to colours.
-
-    Attributes:
-        mean, std: per channel in the model's order, in 0..255; 0 and 1 for none.
-        channel_order: 'RGB' or 'BGR' of the model's input.
-    """
-
-    mean: Tuple[float, ...]
-    std: Tuple[float, ...]
-    channel_order: str
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Normalise RGB images (B, 3, ..., H, W) in 0..255."""
-        if self.channel_order == 'BGR':
-            images = images.flip(1)
-        shape = (-1,) + (1,) * (images.dim() - 2)
-        mean, std = (images.new_tensor(x).view(shape) for x in (self.mean, self.std))
-        return (images - mean) / std
-
-
-def read_normalisation(preprocessor: nn.Module) -> Normalisation:
-    """Read a library's data preprocessor."""
-    mean, std = (0.0,) * 3, (1.0,) * 3
-    if getattr(preprocessor, '_enable_normalize', False):
-        mean, std = (
-            tuple(x.flatten().expand(3).tolist())
-            for x in (preprocessor.mean, preprocessor.std)
-        )
-    # Videos are decoded as RGB, images are loaded as BGR; mmengine's and mmseg's
-    # preprocessors keep their flag under two names, the other libraries' as to_rgb.
-    swaps = any(
-        getattr(preprocessor, name, False)
-        for name in ('to_rgb', '_channel_conversion', 'channel_conversion')
-    )
-    is_video = type(preprocessor).__name__ == 'ActionDataPreprocessor'
-    return Normalisation(mean, std, 'RGB' if swaps != is_video else 'BGR')
+        return self.host.answer(self.model, images, self.raw)
 
 
 @contextmanager
@@ -255,9 +141,8 @@ def to_onnx(
         axes = {name: {0: 'batch'} for name in axes}
     if dynamic_size:
         axes['input'].update({module.rank: 'height', module.rank + 1: 'width'})
-        if module.task == 'segmentation':
-            sides = ('map_height', 'map_width') if module.raw else ('height', 'width')
-            axes['logits'].update({2: sides[0], 3: sides[1]})
+        for name, sides in module.host.answer_axes(module.raw).items():
+            axes[name].update(sides)
     kwargs = {}
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
         kwargs['dynamo'] = False  # torch before 2.5 has but this exporter

@@ -6,35 +6,26 @@ clear line instead of a deep traceback when a file or a library is missing.
 """
 
 import importlib
-import importlib.util
 import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, NoReturn, Optional, Tuple
+from typing import Iterator, Optional
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..api import SparseFormerClassifier
+from ..host import LIBRARIES, Host, host_of
+from .errors import fail
 
 __all__ = [
-    'LIBRARIES',
     'build_model',
-    'fail',
     'find_config',
     'load_config',
     'require_library',
 ]
-
-# default_scope -> what pip calls it in (the onedl, the openmmlab) stack
-LIBRARIES: Dict[str, Tuple[str, str]] = {
-    'mmpretrain': ('onedl-mmpretrain==1.3.6', 'mmpretrain==1.2.0'),
-    'mmdet': ('onedl-mmdetection==3.5.1', 'mmdet==3.3.0'),
-    'mmseg': ('onedl-mmsegmentation==1.4.2', 'mmsegmentation==1.2.2'),
-    'mmaction': ('mmaction2==1.2.0', 'mmaction2==1.2.0'),
-}
 
 # Short names of the models that SparseFormer is usually compared with.
 _ALIASES = {
@@ -52,35 +43,12 @@ _ALIASES = {
 _DROP_PATH_RATES = {'tiny': 0.2, 'small': 0.3, 'base': 0.4}
 
 
-def fail(message: str) -> NoReturn:
-    """End a command-line tool with one line on stderr and status 1."""
-    raise SystemExit(f'error: {message}')
-
-
-def require_library(scope: str) -> None:
+def require_library(scope: Optional[str]) -> None:
     """Import the library behind a ``default_scope`` or say how to get it."""
-    if scope in ('mmengine', 'sparseformer_mm'):
-        return
-    if scope not in LIBRARIES:
-        fail(f"default_scope '{scope}' is none of {', '.join(LIBRARIES)}")
-    onedl, openmmlab = LIBRARIES[scope]
-    if importlib.util.find_spec(scope) is None:
-        fail(
-            f"the config's default_scope is '{scope}', which is not "
-            f'installed: pip install "{onedl}" (onedl stack) or '
-            f'pip install "{openmmlab}" (openmmlab stack)'
-        )
     try:
-        if scope == 'mmaction':
-            importlib.import_module('sparseformer_mm.video.compat')
-        importlib.import_module(f'{scope}.models')
-    except Exception as error:  # version asserts and broken binaries alike
-        reason = str(error).strip().splitlines()
-        fail(
-            f"'{scope}' is installed but cannot be imported "
-            f'({type(error).__name__}: {reason[0] if reason else ""}); '
-            'tools/check_env.py names the cure'
-        )
+        host_of(scope)
+    except (ImportError, ValueError) as error:
+        fail(str(error))
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
@@ -93,7 +61,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         fail(f'cannot read config {path}: {type(error).__name__}: {error}')
     if options:
         cfg.merge_from_dict(options)
-    require_library(cfg.get('default_scope') or 'mmengine')
+    require_library(cfg.get('default_scope'))
     return cfg
 
 
@@ -124,35 +92,13 @@ def find_config(name: str) -> str:
 class _TensorMode(nn.Module):
     """An OpenMMLab model as an ordinary module: tensor in, tensors out."""
 
-    def __init__(self, model: nn.Module, scope: str) -> None:
+    def __init__(self, model: nn.Module, host: Host) -> None:
         super().__init__()
         self.model = model
-        self.scope = scope
+        self.host = host
 
     def forward(self, x: Tensor):
-        kwargs = {}
-        if self.scope == 'mmaction':
-            if type(self.model).__name__ == 'Recognizer3D':
-                x = x[:, None]  # one crop
-            kwargs['stage'] = 'head'
-        elif self.scope == 'mmdet':
-            # Detectors ask the samples how much of the batch is padding.
-            kwargs['data_samples'] = _detection_samples(x)
-        return self.model(x, mode='tensor', **kwargs)
-
-
-def _detection_samples(x: Tensor) -> list:
-    from mmdet.structures import DetDataSample
-
-    size = tuple(x.shape[-2:])
-    meta = dict(
-        batch_input_shape=size,
-        img_shape=size,
-        ori_shape=size,
-        pad_shape=size,
-        scale_factor=(1.0, 1.0),
-    )
-    return [DetDataSample(metainfo=meta) for _ in x]
+        return self.host.forward(self.model, x)
 
 
 def _without_pretrained(cfg):
@@ -204,9 +150,8 @@ def build_model(name: str, options: Optional[dict] = None, **kwargs) -> nn.Modul
     cfg = load_config(path, options)
     if 'model' not in cfg:
         fail(f'config {path} has no model')
-    scope = cfg.get('default_scope') or 'mmengine'
-    init_default_scope(scope)
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     with _quiet():
         model = MODELS.build(_without_pretrained(cfg.model))
         model.init_weights()
-    return _TensorMode(model, scope)
+    return _TensorMode(model, host_of(cfg))

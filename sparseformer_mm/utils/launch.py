@@ -3,31 +3,23 @@
 import atexit
 import os
 import os.path as osp
-import pickle
-import re
 import sys
-import zipfile
 from argparse import ArgumentParser, Namespace
-from contextlib import contextmanager
-from typing import Iterator, Optional
 
-import mmengine
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..models import SparseFormer
-from .configs import fail, load_config
+from ..host import host_of
+from .configs import load_config
+from .errors import fail
 
 __all__ = [
     'add_common_arguments',
     'announce',
     'build_runner',
-    'check_checkpoint',
-    'explain_errors',
     'finish',
-    'forbid_reinit',
     'prepare_config',
 ]
 
@@ -94,11 +86,8 @@ def prepare_config(args: Namespace) -> Config:
 
 def _loader_defaults(cfg: Config, loader: dict, args: Namespace) -> dict:
     """Settings that a loader needs on this machine and in this library."""
-    if cfg.get('default_scope') == 'mmpretrain':
-        # mmpretrain's configs count on its own tools to add these.
-        loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
-        loader.setdefault('pin_memory', True)
-        loader.setdefault('persistent_workers', True)
+    for key, value in host_of(cfg).loader_defaults.items():
+        loader.setdefault(key, value)
     if args.no_pin_memory or not torch.cuda.is_available():
         loader['pin_memory'] = False
     if args.no_persistent_workers or not loader.get('num_workers'):
@@ -134,66 +123,6 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
     )
     wrapper.device_ids = None
     cfg.model_wrapper_cfg = wrapper
-
-
-def check_checkpoint(path: Optional[str]) -> None:
-    """Complain about a missing or damaged checkpoint before work begins."""
-    if path is None or '://' in path:
-        return  # mmengine fetches URLs and reports on them
-    if not osp.isfile(path):
-        fail(f'there is no checkpoint file {path} (seen from {os.getcwd()})')
-    with open(path, 'rb') as file:
-        magic = file.read(2)
-    if magic == b'PK':
-        damaged = not zipfile.is_zipfile(path)  # its index is at the end
-    else:
-        damaged = magic[:1] != pickle.PROTO  # PyTorch's format before 1.6
-    if damaged:
-        fail(
-            f'{path} ({osp.getsize(path)} bytes) is cut off or no PyTorch '
-            'checkpoint at all: copy or download it again'
-        )
-
-
-@contextmanager
-def explain_errors() -> Iterator[None]:
-    """Add the cure to errors of the runner, and clean up after it."""
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        if 'weights_only' not in str(error):
-            raise
-        fail(
-            f'mmengine {mmengine.__version__} cannot read checkpoints of its '
-            f'own runner with torch {torch.__version__} (2.6 and later load '
-            'plain weights only). Use onedl-mmengine, or torch before 2.6, '
-            'or, for a file you trust, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'
-        )
-    except ValueError as error:
-        # What mmengine's datasets say when nothing is left to train or test on.
-        if 'need at least one array to concatenate' not in str(error):
-            raise
-        fail(
-            'a data set of the config has no picture: check that its ann_file lists '
-            'images and, with filter_cfg, that they have boxes of the classes in '
-            'metainfo, or (mmseg) that img_path holds files that end in img_suffix'
-        )
-    except AssertionError as error:
-        # mmcv's loaders name the file at the end of a long traceback.
-        found = re.search(r'failed to load image: (.*)', str(error))
-        if found is None:
-            raise
-        fail(f'{found[1]} is no image that can be decoded: replace or remove it')
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
-def forbid_reinit(model: torch.nn.Module) -> None:
-    """Make it an error if loading would leave tokens or points untrained."""
-    for module in model.modules():
-        if isinstance(module, SparseFormer):
-            module.allow_reinit = False
 
 
 def finish(args: Namespace) -> None:

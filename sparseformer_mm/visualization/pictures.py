@@ -11,7 +11,7 @@ from typing import List, Tuple
 import numpy as np
 from torch import nn
 
-from ..utils.configs import fail
+from ..utils.errors import fail
 from .draw import light_colors, token_colors
 from .panels import Frames, Panel, Row, corners_of
 from .recording import Look, Stage, picture_stages, record

@@ -7,7 +7,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from torch import Tensor
 
-from ..utils.configs import fail
+from ..utils.errors import fail
 from .disturb import Disturbed, disturb
 from .panels import Frames
 from .recording import Stage, top_tokens

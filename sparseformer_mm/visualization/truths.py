@@ -5,24 +5,15 @@ Nothing here draws.
 
 import copy
 import json
-import warnings
 from pathlib import Path
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
-from mmengine.runner import load_checkpoint
-from torch import Tensor, nn
+from mmengine.registry import DATASETS, TRANSFORMS
+from torch import Tensor
 
-from ..models import SparseFormer
 from ..models.rois import rois_to_corners
-from ..utils.configs import fail
-from ..utils.launch import (
-    check_checkpoint,
-    explain_errors,
-    forbid_reinit,
-)
 from .recording import (  # noqa: F401
     Call,
     Recording,
@@ -74,71 +65,6 @@ def token_detections(
     corners = rois_to_corners(boxes[tokens]).clamp(0, 1)
     found = (tokens, labels[tokens], scores[tokens], corners)
     return Detections(*(x.detach().cpu().numpy() for x in found))
-
-
-def _check_parts(model: nn.Module, cfg: Config) -> None:
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, SparseFormer):
-        fail(
-            f'the backbone of {cfg.filename} is a {type(backbone).__name__} and has no '
-            'tokens to show; give a config with sparseformer_mm.SparseFormer'
-        )
-    if cfg.default_scope == 'mmaction' and backbone.spatial_dims != 3:
-        fail(
-            f'the backbone of {cfg.filename} sees single frames (spatial_dims='
-            f'{backbone.spatial_dims}) and has no tubes to show; give a config with '
-            'spatial_dims=3'
-        )
-    if cfg.default_scope == 'mmdet':
-        from sparseformer_mm.detection import SparseFormerHead
-
-        head = getattr(model, 'bbox_head', None)
-        if not isinstance(head, SparseFormerHead):
-            fail(
-                f'the head of {cfg.filename} is a {type(head).__name__}, whose boxes '
-                'belong to no token; give a config with sparseformer_mm.detection.'
-                'SparseFormerHead'
-            )
-
-
-def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
-    """Build the config's model by its library's own function, weights complete."""
-    check_checkpoint(checkpoint)
-    if cfg.default_scope == 'mmdet':
-        from mmdet.apis import init_detector as init
-    elif cfg.default_scope == 'mmaction':
-        from mmaction.apis import init_recognizer as init
-    elif cfg.default_scope == 'mmpretrain':
-        from mmpretrain.apis import init_model as init
-    else:
-        from mmseg.apis import init_model as init
-    # Without weights, and what the libraries say about that: with weights, they would
-    # only warn about those that were not found.
-    with warnings.catch_warnings(record=True):
-        model = init(cfg, None, device=device)
-    _check_parts(model, cfg)
-    forbid_reinit(model)
-    try:
-        with explain_errors():
-            loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        if not any(
-            mark in str(error)
-            for mark in ('state_dict', 'state dict', 'tensors loaded')
-        ):
-            raise
-        fail(
-            f'{checkpoint} does not fit the model of {cfg.filename}; use the config '
-            f'it was trained with: {str(error)[:600]}'
-        )
-    if cfg.default_scope == 'mmpretrain':
-        # As the functions of the other libraries leave things.
-        init_default_scope('mmpretrain')
-        model.cfg = cfg
-    # Where the test data is not there to say it.
-    meta = (loaded.get('meta') or {}).get('dataset_meta') or {}
-    model.trained_classes = meta.get('classes')
-    return model
 
 
 def _nested(dataset: dict) -> Iterator[dict]:

@@ -12,7 +12,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from ..utils.configs import fail
+from ..utils.errors import fail
 from . import recording as records
 from .draw import light_colors
 from .figures import numbers_of

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 
-from ..utils.configs import fail
+from ..utils.errors import fail
 from .truths import Truths, _nested
 
 VIDEO_SUFFIXES = ('.avi', '.mkv', '.mov', '.mp4', '.webm')

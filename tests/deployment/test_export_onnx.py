@@ -19,6 +19,7 @@ from mmengine.registry import DefaultScope  # noqa: E402
 from helpers import toy_detector, toy_segmentor, toy_training, toy_video  # noqa: E402
 from helpers.scripts import load_tool  # noqa: E402
 from sparseformer_mm.deployment import check, export  # noqa: E402
+from sparseformer_mm.host import host_of  # noqa: E402
 from sparseformer_mm.utils.configs import load_config  # noqa: E402
 
 ROOT = toy_training.ROOT
@@ -368,12 +369,16 @@ def test_ties_among_detections():
 )
 def test_size_of_the_test_pipeline(name, size):
     cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
-    assert tool.find_shape(cfg) == size
+    task, scope = name.partition('/')[0], cfg.default_scope
+    pytest.importorskip(f'sparseformer_mm.{task}', reason=f'needs {scope}')
+    assert host_of(scope).input_size(cfg) == size
 
 
+@pytest.mark.mmseg
 def test_size_of_a_window():
+    pytest.importorskip('mmseg', reason='needs mmseg')
     model = dict(test_cfg=dict(mode='slide', crop_size=(512, 1024)))
-    assert tool.find_shape(Config(dict(model=model))) == [512, 1024]
+    assert host_of('mmseg').input_size(Config(dict(model=model))) == [512, 1024]
 
 
 @pytest.mark.mmpretrain
@@ -409,7 +414,7 @@ def test_refuses(toy, tmp_path, monkeypatch, capsys):
 
 
 def test_refuses_models_it_does_not_know():
-    with pytest.raises(ValueError, match="scope='mmocr' is unknown"):
+    with pytest.raises(ValueError, match="default_scope 'mmocr' is none of mmpretrain"):
         export.Exportable(torch.nn.Identity(), 'mmocr')
     with pytest.raises(ValueError, match='the backbone is a NoneType'):
         export.Exportable(torch.nn.Identity(), 'mmpretrain')

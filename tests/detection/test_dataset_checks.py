@@ -13,7 +13,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.dataset import ConcatDataset, RepeatDataset  # noqa: E402
 
 from sparseformer_mm.detection import CheckDatasetHook  # noqa: E402
-from sparseformer_mm.utils.launch import explain_errors  # noqa: E402
+from sparseformer_mm.utils.errors import explain_errors  # noqa: E402
 
 register_all_modules()
 pytestmark = pytest.mark.mmdet

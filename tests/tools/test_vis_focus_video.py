@@ -535,7 +535,7 @@ def test_wrong_input(tool, recognizer, tmp_path):
         (flat, [video], r'gives \(8, 3, 24, 32\); a model of clips needs .*NCTHW'),
         (clear, [broken], '^error: .* cannot open .*broken.mp4 .*no video at all'),
         ([], [video, '--view', 2], r'--view 2: .* gives 2 view\(s\), numbered from 0'),
-        (still, [video], 'single frames .spatial_dims=2. and has no tubes to show'),
+        (still, [video], r'single frames \(spatial_dims=2\) and has no tubes'),
         ([], [video, '--what', 'density'], '--what is for pictures; videos are drawn'),
         ([], [video, '--disturb', 'erase'], '--disturb is for pictures; videos'),
         ([], [video, '--top-k-class'], '--top-k-class is for pictures; videos'),

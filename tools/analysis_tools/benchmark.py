@@ -32,7 +32,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparseformer_mm import SparseFormer
-from sparseformer_mm.utils.configs import build_model, fail
+from sparseformer_mm.utils.configs import build_model
+from sparseformer_mm.utils.errors import fail
 
 RECORDING = '+stages'
 DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}

@@ -22,7 +22,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from torch import Tensor, nn
 
-from sparseformer_mm.utils.configs import fail, load_config
+from sparseformer_mm.utils.configs import load_config
+from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.visualization.draw import draw_stages
 from sparseformer_mm.visualization.statistics import FocusGain, focus_gain, focus_share
 

@@ -16,8 +16,9 @@ from torch import nn
 
 from sparseformer_mm.models import SparseFormer
 from sparseformer_mm.models.decoding import AdaptiveMixing, StaticMixing
-from sparseformer_mm.utils.configs import build_model, fail
+from sparseformer_mm.utils.configs import build_model
 from sparseformer_mm.utils.counting import MacReport, count_macs
+from sparseformer_mm.utils.errors import fail
 
 NOTE = (
     "Without the batched products of mixing, which the paper's counter leaves "

@@ -26,8 +26,9 @@ import torch
 from ablation_groups import GROUPS, TASKS, Group, Row
 from ablation_report import Scored, compare, markdown, plot, verdict
 
-from sparseformer_mm.utils.configs import build_model, fail
+from sparseformer_mm.utils.configs import build_model
 from sparseformer_mm.utils.counting import count_macs
+from sparseformer_mm.utils.errors import fail
 
 ROOT = Path(__file__).resolve().parents[2]  # holds configs/ and tools/
 

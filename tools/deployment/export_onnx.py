@@ -24,21 +24,17 @@ Examples:
 
 import argparse
 import os
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
 from torch import nn
 
 from sparseformer_mm.deployment import check, export
-from sparseformer_mm.utils.configs import fail, load_config
-from sparseformer_mm.utils.launch import (
-    check_checkpoint,
-    explain_errors,
-    forbid_reinit,
-)
+from sparseformer_mm.host import LIBRARIES, host_of
+from sparseformer_mm.utils.checkpoints import load_model
+from sparseformer_mm.utils.configs import load_config
+from sparseformer_mm.utils.errors import fail
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -124,79 +120,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def load_model(
-    cfg: Config, checkpoint: str
-) -> Tuple[nn.Module, Optional[Sequence[str]]]:
-    """Build the config's model with complete weights.
-
-    Returns:
-        tuple: the model, and the names of its classes, None if neither checkpoint
-        nor config know them.
-    """
-    check_checkpoint(checkpoint)
-    if cfg.get('data_preprocessor') is not None:  # mmpretrain's stands outside
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    forbid_reinit(model)
-    try:
-        with explain_errors():
-            loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        marks = ('state_dict', 'state dict', 'tensors loaded')
-        if not any(mark in str(error) for mark in marks):
-            raise
-        fail(
-            f'{checkpoint} does not fit the model of {cfg.filename}; use the config '
-            f'it was trained with: {str(error)[:600]}'
-        )
-    meta = loaded.get('meta', {}).get('dataset_meta') or {}
-    classes = meta.get('classes') or meta.get('CLASSES')
-    if not classes and cfg.get('test_dataloader') is not None:
+def class_names(model: nn.Module, cfg: Config) -> Optional[Sequence[str]]:
+    """Those of the checkpoint, else of the config; None if neither knows them."""
+    names = model.trained_classes
+    if not names and cfg.get('test_dataloader') is not None:
         meta = cfg.test_dataloader.dataset.get('metainfo') or {}
-        classes = meta.get('classes')
-    return model, None if isinstance(classes, str) else classes
-
-
-def _sides(value) -> List[int]:
-    """[H, W] of a crop_size or scale, which hold W first where they are pairs."""
-    if isinstance(value, int):
-        return [value, value]
-    width, height = value
-    return [height, width]
-
-
-def find_shape(cfg: Config) -> List[int]:
-    """(T,) H, W which the test pipeline makes; fails if it does not say."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    scope, size, frames = cfg.get('default_scope'), None, None
-    for step in dataset.get('pipeline') or ():
-        kind = getattr(step['type'], '__name__', step['type']).rpartition('.')[2]
-        if kind in ('CenterCrop', 'ThreeCrop'):
-            size = _sides(step['crop_size'])
-        elif kind == 'Resize':
-            # mmaction2's keeps the ratio unless told not to, the others' the reverse.
-            keeps = step.get('keep_ratio', scope == 'mmaction')
-            fixed = not keeps and step.get('scale') is not None
-            size = _sides(step['scale']) if fixed else None
-        sample = step.get('sample') or step
-        frames = sample.get('clip_len', frames)
-    slides = (cfg.model.get('test_cfg') or {}).get('crop_size')
-    if slides is not None:  # of a segmentor with sliding windows: H, W
-        size = list(slides)
-    elif size is None and scope == 'mmseg':  # what training crops to
-        size = (
-            list((cfg.model.get('data_preprocessor') or {}).get('size') or ()) or None
-        )
-    if scope == 'mmaction':
-        size = [frames, *size] if size and frames else None
-    if size is None:
-        example = 'T H W' if scope == 'mmaction' else 'H W'
-        fail(
-            f'the test pipeline of {cfg.filename} does not say which size its output '
-            f'has: give it with --shape {example}'
-        )
-    return size
+        names = meta.get('classes')
+    return None if isinstance(names, str) else names
 
 
 def report(module: export.Exportable, data: bytes, shapes: list) -> None:
@@ -233,20 +163,24 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     if 'model' not in cfg:
         fail(f'config {args.config} has no model')
-    if cfg.get('default_scope') not in export.TASKS:
+    host = host_of(cfg)
+    if host.task is None:
         fail(
             f'default_scope of {args.config} is {cfg.get("default_scope")!r}, none of '
-            f'{", ".join(export.TASKS)}: no such model can be exported'
+            f'{", ".join(LIBRARIES)}: no such model can be exported'
         )
-    model, classes = load_model(cfg, args.checkpoint)
+    model = load_model(cfg, args.checkpoint, check=host.check_model)
     try:
-        module = export.Exportable(
-            model, cfg.default_scope, args.raw, args.with_preprocess
-        )
-        size = args.shape or find_shape(cfg)
+        module = export.Exportable(model, host.scope, args.raw, args.with_preprocess)
+        layout = 'T H W' if module.rank == 3 else 'H W'
+        size = args.shape or host.input_size(cfg)
+        if size is None:
+            fail(
+                f'the test pipeline of {args.config} does not say which size its '
+                f'output has: give it with --shape {layout}'
+            )
         if len(size) != module.rank:
-            wanted = 'T H W' if module.rank == 3 else 'H W'
-            fail(f'--shape must be {wanted} for this model, not {size}')
+            fail(f'--shape must be {layout} for this model, not {size}')
         proto = export.to_onnx(
             module,
             size,
@@ -254,7 +188,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             args.batch,
             args.dynamic_size,
             args.sampler,
-            classes,
+            class_names(model, cfg),
         )
     except ValueError as error:
         fail(str(error))

@@ -37,7 +37,10 @@ from typing import List, Optional, Sequence
 
 import numpy as np
 
-from sparseformer_mm.utils.configs import fail, load_config
+from sparseformer_mm.host import host_of
+from sparseformer_mm.utils.checkpoints import load_model
+from sparseformer_mm.utils.configs import load_config
+from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.visualization import options
 from sparseformer_mm.visualization.classification import classification_row
 from sparseformer_mm.visualization.density import GRID
@@ -53,7 +56,7 @@ from sparseformer_mm.visualization.panels import Row, draw_panels
 from sparseformer_mm.visualization.pictures import detection_row, segmentation_row
 from sparseformer_mm.visualization.recording import Look
 from sparseformer_mm.visualization.sources import make_source
-from sparseformer_mm.visualization.truths import Truths, load_model
+from sparseformer_mm.visualization.truths import Truths
 from sparseformer_mm.visualization.video_strips import video_row
 from sparseformer_mm.visualization.videos import (
     VIDEO_SUFFIXES,
@@ -210,7 +213,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         else make_source(path, read_image(path), args)
         for path in paths
     ]
-    model = load_model(cfg, args.checkpoint, args.device)
+    check = host_of(cfg).check_model
+    model = load_model(cfg, args.checkpoint, args.device, check)
     truths = (VideoTruths if moving else Truths)(cfg, args.truth == 'auto')
     if truths.missing:
         print(f'no truth: {truths.missing}')

@@ -1,0 +1,28 @@
+"""What is particular to mmpretrain."""
+
+import mmpretrain.models  # noqa: F401  what a config needs to build
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmpretrain.apis import get_model
+from torch import nn
+
+from ..host import Host
+
+
+class ClassificationHost(Host):
+    scope = 'mmpretrain'
+    task = 'classification'
+    loader_defaults = dict(
+        collate_fn=ConfigDict(type='default_collate'),
+        pin_memory=True,
+        persistent_workers=True,
+    )
+
+    def init_model(self, cfg: Config, device: str) -> nn.Module:
+        init_default_scope(self.scope)
+        model = get_model(cfg, device=device)
+        model.cfg = cfg  # as the functions of the other libraries do
+        return model
+
+
+HOST = ClassificationHost()

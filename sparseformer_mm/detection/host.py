@@ -1,0 +1,83 @@
+"""What is particular to mmdet."""
+
+from typing import Any, Dict, Tuple
+
+import mmdet.models  # noqa: F401  what a config needs to build
+import torch
+from mmdet.apis import init_detector
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ..host import Host
+from ..models.rois import rois_to_corners
+from .head import SparseFormerHead
+
+
+class DetectionHost(Host):
+    """Detectors; answers are those of :class:`SparseFormerHead`."""
+
+    scope = 'mmdet'
+    task = 'detection'
+
+    def init_model(self, cfg: Config, device: str) -> nn.Module:
+        # A palette keeps it from asking the test data, which may not be there.
+        return init_detector(cfg, None, palette='random', device=device)
+
+    def check_model(self, model: nn.Module) -> None:
+        super().check_model(model)
+        head = getattr(model, 'bbox_head', None)
+        if not isinstance(head, SparseFormerHead):
+            raise ValueError(
+                f'the head is a {type(head).__name__}, whose boxes belong to no token: '
+                'give a config with sparseformer_mm.detection.SparseFormerHead'
+            )
+
+    def forward(self, model: nn.Module, images: Tensor) -> Any:
+        # Detectors ask the samples how much of the batch is padding.
+        size = tuple(images.shape[-2:])
+        meta = dict(
+            batch_input_shape=size,
+            img_shape=size,
+            ori_shape=size,
+            pad_shape=size,
+            scale_factor=(1.0, 1.0),
+        )
+        samples = [DetDataSample(metainfo=meta) for _ in images]
+        return model(images, mode='tensor', data_samples=samples)
+
+    def answer(self, model: nn.Module, images: Tensor, raw: bool) -> Tuple[Tensor, ...]:
+        """Boxes, scores and labels; raw, logits and boxes of all tokens.
+
+        Returns:
+            - boxes (B, n, 4) as x1, y1, x2, y2 in pixels of the images, scores (B, n)
+              from high to low, labels (B, n), with n the head's ``max_per_img``;
+            - raw: logits (B, N, classes, + 1 with softmax), boxes (B, N, 4) as center
+              and size relative to the images.
+        """
+        # Without samples: nothing is padded, and the size may be open.
+        logits, boxes = (levels[-1] for levels in model(images, mode='tensor'))
+        if raw:
+            return logits, boxes
+        head = model.bbox_head
+        count = head.test_cfg['max_per_img']
+        # As DETRHead decodes, for a whole batch.
+        if head.loss_cls.use_sigmoid:
+            scores, indices = logits.sigmoid().flatten(1).topk(count)
+            labels = indices % head.num_classes
+            tokens = torch.div(indices, head.num_classes, rounding_mode='floor')
+        else:
+            best, classes = logits.softmax(-1)[..., :-1].max(-1)
+            scores, tokens = best.topk(count)
+            labels = classes.gather(1, tokens)
+        boxes = boxes.gather(1, tokens[..., None].expand(-1, -1, 4))
+        height, width = (torch.as_tensor(side) for side in images.shape[2:])
+        size = torch.stack([width, height, width, height]).to(boxes)
+        return rois_to_corners(boxes).clamp(0, 1) * size, scores, labels
+
+    def answer_axes(self, raw: bool) -> Dict[str, Dict[int, str]]:
+        names = ('logits', 'boxes') if raw else ('boxes', 'scores', 'labels')
+        return {name: {} for name in names}
+
+
+HOST = DetectionHost()

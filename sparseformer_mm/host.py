@@ -1,0 +1,201 @@
+"""What is particular to one OpenMMLab library, behind one interface.
+
+Each task package has a module ``host`` with a subclass of :class:`Host` and its only
+instance, ``HOST``. :func:`host_of` finds it by a config's ``default_scope`` and imports
+that library only. Tools and other parts of the package ask the host instead of the
+name of a library or class.
+"""
+
+import importlib
+import importlib.util
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from .models import SparseFormer
+
+__all__ = ['LIBRARIES', 'Host', 'Library', 'Normalisation', 'host_of']
+
+
+class Library(NamedTuple):
+    """What is known of a library before it can be imported.
+
+    Attributes:
+        task: name of the package here that uses it.
+        onedl, openmmlab: what pip calls it in the two stacks.
+    """
+
+    task: str
+    onedl: str
+    openmmlab: str
+
+
+# default_scope -> library
+LIBRARIES: Dict[str, Library] = {
+    'mmpretrain': Library(
+        'classification', 'onedl-mmpretrain==1.3.6', 'mmpretrain==1.2.0'
+    ),
+    'mmdet': Library('detection', 'onedl-mmdetection==3.5.1', 'mmdet==3.3.0'),
+    'mmseg': Library(
+        'segmentation', 'onedl-mmsegmentation==1.4.2', 'mmsegmentation==1.2.2'
+    ),
+    'mmaction': Library('video', 'mmaction2==1.2.0', 'mmaction2==1.2.0'),
+}
+
+
+class Normalisation(NamedTuple):
+    """What a data preprocessor does to colours.
+
+    Attributes:
+        mean, std: per channel in the model's order, in 0..255; 0 and 1 for none.
+        channel_order: 'RGB' or 'BGR' of the model's input.
+    """
+
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+    channel_order: str
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Normalise RGB images (B, 3, ..., H, W) in 0..255."""
+        if self.channel_order == 'BGR':
+            images = images.flip(1)
+        shape = (-1,) + (1,) * (images.dim() - 2)
+        mean, std = (images.new_tensor(x).view(shape) for x in (self.mean, self.std))
+        return (images - mean) / std
+
+
+class Host:
+    """One library and its models; this one is plain mmengine, which has no task.
+
+    "Images" below are (B, 3, H, W); for the video host, clips (B, 3, T, H, W).
+    """
+
+    scope = 'mmengine'
+    #: Name of the package, the configs, and in options of tools.
+    task: Optional[str] = None
+    #: Settings of a data loader that the library's configs count on its tools to add.
+    loader_defaults: Dict[str, Any] = {}
+    #: Whether the pipelines load RGB, not BGR.
+    loads_rgb = False
+
+    def init_model(self, cfg: Config, device: str) -> nn.Module:
+        """Build a config's model by the library's own function, without weights.
+
+        The library's scope becomes the default one.
+
+        Returns:
+            In evaluation mode, with the config as ``model.cfg``.
+        """
+        raise NotImplementedError(f'{self.scope} has no such function')
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise unless a model has tokens that its answer can be traced to.
+
+        Raises:
+            ValueError: naming the cause and the cure.
+        """
+        backbone = getattr(model, 'backbone', None)
+        if not isinstance(backbone, SparseFormer):
+            raise ValueError(
+                f'the backbone is a {type(backbone).__name__} and has no tokens: give '
+                'a config with sparseformer_mm.SparseFormer (other models are drawn '
+                'and exported by the tools of their library)'
+            )
+
+    def forward(self, model: nn.Module, images: Tensor) -> Any:
+        """Run a model in its mode 'tensor': what the head gives, for any model."""
+        return model(images, mode='tensor')
+
+    def read_normalisation(self, preprocessor: nn.Module) -> Normalisation:
+        """Read the data preprocessor of a model."""
+        mean, std = (0.0,) * 3, (1.0,) * 3
+        if getattr(preprocessor, '_enable_normalize', False):
+            mean, std = (
+                tuple(x.flatten().expand(3).tolist())
+                for x in (preprocessor.mean, preprocessor.std)
+            )
+        # mmengine's and mmseg's preprocessors keep their flag under two names, the
+        # other libraries' as to_rgb.
+        swaps = any(
+            getattr(preprocessor, name, False)
+            for name in ('to_rgb', '_channel_conversion', 'channel_conversion')
+        )
+        return Normalisation(mean, std, 'RGB' if swaps != self.loads_rgb else 'BGR')
+
+    def answer(self, model: nn.Module, images: Tensor, raw: bool) -> Tuple[Tensor, ...]:
+        """What the library predicts, as tensors and without data samples.
+
+        For models that pass :meth:`check_model`; can be traced.
+
+        Args:
+            model: in evaluation mode.
+            images: normalised.
+            raw: give what the head gives, before any decoding.
+        """
+        return (self.forward(model, images),)
+
+    def answer_axes(self, raw: bool) -> Dict[str, Dict[int, str]]:
+        """Names of what :meth:`answer` gives -> its axes that follow the images' size.
+
+        Axes are by number, and named 'height', 'width' if they are the images' own.
+        """
+        return {'logits': {}}
+
+    def input_size(self, cfg: Config) -> Optional[List[int]]:
+        """(T,) H, W that a config's test pipeline makes; None if it is not one size."""
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+        size = None
+        for step in dataset.get('pipeline') or ():
+            kind = getattr(step['type'], '__name__', step['type']).rpartition('.')[2]
+            if kind in ('CenterCrop', 'ThreeCrop'):
+                size = _sides(step['crop_size'])
+            elif kind == 'Resize':
+                size = _sides(step['scale']) if self._makes_one_size(step) else None
+        return size
+
+    def _makes_one_size(self, resize: dict) -> bool:
+        return not resize.get('keep_ratio') and resize.get('scale') is not None
+
+
+def _sides(value: Union[int, Tuple[int, int]]) -> List[int]:
+    """[H, W] of a crop_size or scale, which hold W first where they are pairs."""
+    if isinstance(value, int):
+        return [value, value]
+    width, height = value
+    return [height, width]
+
+
+def host_of(scope: Union[str, Config, None]) -> Host:
+    """The host of a ``default_scope``, or of a config; imports its library.
+
+    Args:
+        scope: None, 'mmengine' and 'sparseformer_mm' are plain mmengine.
+
+    Raises:
+        ValueError: for an unknown scope.
+        ImportError: if the library is not installed or broken; says what to do.
+    """
+    if isinstance(scope, Config):
+        scope = scope.get('default_scope')
+    if scope in (None, 'mmengine', 'sparseformer_mm'):
+        return Host()
+    if scope not in LIBRARIES:
+        raise ValueError(f"default_scope '{scope}' is none of {', '.join(LIBRARIES)}")
+    library = LIBRARIES[scope]
+    if importlib.util.find_spec(scope) is None:
+        raise ImportError(
+            f"the config's default_scope is '{scope}', which is not installed: "
+            f'pip install "{library.onedl}" (onedl stack) or '
+            f'pip install "{library.openmmlab}" (openmmlab stack)'
+        )
+    try:
+        # The video package also fills the gaps of mmaction2's last release.
+        return importlib.import_module(f'{__package__}.{library.task}.host').HOST
+    except Exception as error:  # version asserts and broken binaries alike
+        reason = str(error).strip().splitlines()
+        raise ImportError(
+            f"'{scope}' is installed but cannot be imported "
+            f'({type(error).__name__}: {reason[0] if reason else ""}); '
+            'tools/check_env.py names the cure'
+        ) from error

@@ -1,0 +1,50 @@
+"""What is particular to mmseg."""
+
+from typing import Dict, List, Optional, Tuple
+
+import mmseg.models  # noqa: F401  what a config needs to build
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmseg.apis import init_model
+from torch import Tensor, nn
+
+from ..host import Host
+
+
+class SegmentationHost(Host):
+    scope = 'mmseg'
+    task = 'segmentation'
+
+    def init_model(self, cfg: Config, device: str) -> nn.Module:
+        return init_model(cfg, None, device=device)
+
+    def answer(self, model: nn.Module, images: Tensor, raw: bool) -> Tuple[Tensor, ...]:
+        """Logits (B, classes, H, W); raw, at the head's size, (B, classes, H/4, W/4).
+
+        Of a model with sliding windows, images are windows.
+        """
+        logits = self.forward(model, images)
+        if not raw:
+            logits = F.interpolate(
+                logits,
+                size=images.shape[2:],
+                mode='bilinear',
+                align_corners=model.align_corners,
+            )
+        return (logits,)
+
+    def answer_axes(self, raw: bool) -> Dict[str, Dict[int, str]]:
+        sides = ('map_height', 'map_width') if raw else ('height', 'width')
+        return {'logits': {2: sides[0], 3: sides[1]}}
+
+    def input_size(self, cfg: Config) -> Optional[List[int]]:
+        window = (cfg.model.get('test_cfg') or {}).get('crop_size')
+        if window is not None:
+            return list(window)
+        size = super().input_size(cfg)
+        if size is None:  # what training crops to
+            size = (cfg.model.get('data_preprocessor') or {}).get('size')
+        return list(size) if size else None
+
+
+HOST = SegmentationHost()
