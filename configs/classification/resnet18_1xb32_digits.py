@@ -1,8 +1,8 @@
 # The baseline of sparseformer-nano_1xb32_digits.py: the same data and schedule.
 _base_ = [
-    '../_base_/datasets/digits_bs32.py',
-    '../_base_/schedules/digits_bs32_adamw_15e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/datasets/digits_classification_bs32.py',
+    '../_base_/schedules/digits_classification_bs32_adamw_15e.py',
+    '../_base_/classification_runtime.py',
 ]
 
 model = dict(

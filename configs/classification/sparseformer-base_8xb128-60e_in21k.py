@@ -1,10 +1,10 @@
 # SparseFormer-B pre-trained on ImageNet-21K, 60 epochs. The checkpoint is
 # meant for fine-tuning; the paper gives no accuracy on ImageNet-21K itself.
 _base_ = [
-    '../_base_/models/sparseformer.py',
+    '../_base_/models/sparseformer_classification.py',
     '../_base_/datasets/imagenet21k_bs128_224.py',
     '../_base_/schedules/imagenet21k_bs1024_adamw_60e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/classification_runtime.py',
 ]
 
 model = dict(

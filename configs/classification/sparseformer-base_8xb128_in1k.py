@@ -1,9 +1,9 @@
 # SparseFormer-B on ImageNet-1K, 300 epochs from scratch (paper: 82.6 top-1).
 _base_ = [
-    '../_base_/models/sparseformer.py',
+    '../_base_/models/sparseformer_classification.py',
     '../_base_/datasets/imagenet_bs128_224.py',
     '../_base_/schedules/imagenet_bs1024_adamw_300e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/classification_runtime.py',
 ]
 
 model = dict(backbone=dict(arch='base', drop_path_rate=0.4), head=dict(in_channels=768))

@@ -1,10 +1,10 @@
 # SparseFormer-B, fine-tuned on ImageNet-1K at 512 x 512 after ImageNet-21K
 # (paper: 84.0 top-1).
 _base_ = [
-    '../_base_/models/sparseformer.py',
+    '../_base_/models/sparseformer_classification.py',
     '../_base_/datasets/imagenet_bs128_512.py',
     '../_base_/schedules/imagenet_bs1024_adamw_30e-finetune.py',
-    '../_base_/default_runtime.py',
+    '../_base_/classification_runtime.py',
 ]
 
 # Pretrain: the checkpoint to start from. The default is where the pre-training

@@ -1,10 +1,10 @@
 # SparseFormer-B, fine-tuned on ImageNet-1K at 224 x 224 after ImageNet-21K
 # (paper: 83.6 top-1).
 _base_ = [
-    '../_base_/models/sparseformer.py',
+    '../_base_/models/sparseformer_classification.py',
     '../_base_/datasets/imagenet_bs128_224.py',
     '../_base_/schedules/imagenet_bs1024_adamw_30e-finetune.py',
-    '../_base_/default_runtime.py',
+    '../_base_/classification_runtime.py',
 ]
 
 # Pretrain: the checkpoint to start from. The default is where the pre-training

@@ -1,8 +1,8 @@
 # A SparseFormer small enough to learn scattered digits on a CPU in minutes.
 _base_ = [
-    '../_base_/datasets/digits_bs32.py',
-    '../_base_/schedules/digits_bs32_adamw_15e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/datasets/digits_classification_bs32.py',
+    '../_base_/schedules/digits_classification_bs32_adamw_15e.py',
+    '../_base_/classification_runtime.py',
 ]
 
 model = dict(

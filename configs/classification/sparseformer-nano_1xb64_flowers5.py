@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/datasets/flowers5_bs64.py',
     '../_base_/schedules/flowers5_bs64_adamw_100e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/classification_runtime.py',
 ]
 
 model = dict(

@@ -1,9 +1,9 @@
 # A SparseFormer detector small enough to learn scattered digits on a CPU in
 # minutes, from scratch: focal loss, auxiliary losses, refined boxes.
 _base_ = [
-    '../_base_/models/sparseformer_det_modern.py',
-    '../_base_/datasets/digits_det_bs16.py',
-    '../_base_/schedules/digits_bs16_adamw_6e.py',
+    '../_base_/models/sparseformer_detection_modern.py',
+    '../_base_/datasets/digits_detection_bs16.py',
+    '../_base_/schedules/digits_detection_bs16_adamw_6e.py',
     '../_base_/detection_runtime.py',
 ]
 

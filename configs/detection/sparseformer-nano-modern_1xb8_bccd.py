@@ -1,7 +1,7 @@
 # A small SparseFormer detector for BCCD's blood cells, from scratch, with focal
 # loss, auxiliary losses and refined boxes.
 _base_ = [
-    '../_base_/models/sparseformer_det_modern.py',
+    '../_base_/models/sparseformer_detection_modern.py',
     '../_base_/datasets/bccd_bs8_320x240.py',
     '../_base_/schedules/bccd_bs8_adamw_120e.py',
     '../_base_/detection_runtime.py',

@@ -1,9 +1,9 @@
 # The paper's recipe in place of sparseformer-nano-modern_1xb16_digits.py: softmax
 # with a no-object class, losses on the last block only.
 _base_ = [
-    '../_base_/models/sparseformer_det.py',
-    '../_base_/datasets/digits_det_bs16.py',
-    '../_base_/schedules/digits_bs16_adamw_6e.py',
+    '../_base_/models/sparseformer_detection.py',
+    '../_base_/datasets/digits_detection_bs16.py',
+    '../_base_/schedules/digits_detection_bs16_adamw_6e.py',
     '../_base_/detection_runtime.py',
 ]
 

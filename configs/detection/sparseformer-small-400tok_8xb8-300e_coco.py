@@ -1,7 +1,7 @@
 # SparseFormer-S with 400 tokens on COCO, 300 epochs (paper: 26.4 AP). DETR's
 # 300 epochs had a total batch of 64, hence 8 images on each of 8 GPUs.
 _base_ = [
-    '../_base_/models/sparseformer_det.py',
+    '../_base_/models/sparseformer_detection.py',
     '../_base_/datasets/coco_detection_bs8.py',
     '../_base_/schedules/detr_bs64_300e.py',
     '../_base_/detection_runtime.py',

@@ -1,7 +1,7 @@
 # SparseFormer-T with 400 tokens on COCO, 50 epochs with the modern options:
 # focal loss, auxiliary losses and refined boxes. Not in the paper.
 _base_ = [
-    '../_base_/models/sparseformer_det_modern.py',
+    '../_base_/models/sparseformer_detection_modern.py',
     '../_base_/datasets/coco_detection_bs8.py',
     '../_base_/schedules/detr_bs64_50e.py',
     '../_base_/detection_runtime.py',

@@ -1,7 +1,7 @@
 # SparseFormer-T with 400 tokens on COCO, 300 epochs: the paper's recipe for
 # SparseFormer-S on another size.
 _base_ = [
-    '../_base_/models/sparseformer_det.py',
+    '../_base_/models/sparseformer_detection.py',
     '../_base_/datasets/coco_detection_bs8.py',
     '../_base_/schedules/detr_bs64_300e.py',
     '../_base_/detection_runtime.py',

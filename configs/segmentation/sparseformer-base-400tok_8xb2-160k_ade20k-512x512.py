@@ -1,9 +1,9 @@
 # SparseFormer-B with 400 tokens on ADE20K, crops of 512 x 512: the recipe of
 # SparseFormer-T on another size.
 _base_ = [
-    '../_base_/models/sparseformer_seg.py',
+    '../_base_/models/sparseformer_segmentation.py',
     '../_base_/datasets/ade20k_bs2_512x512.py',
-    '../_base_/schedules/seg_adamw_160k.py',
+    '../_base_/schedules/segmentation_adamw_160k.py',
     '../_base_/segmentation_runtime.py',
 ]
 

@@ -1,6 +1,6 @@
 # A small SparseFormer segmentor with 49 tokens for CamVid's streets, from scratch.
 _base_ = [
-    '../_base_/models/sparseformer_nano_seg.py',
+    '../_base_/models/sparseformer_segmentation_nano.py',
     '../_base_/datasets/camvid_bs8_480x360.py',
     '../_base_/schedules/camvid_bs8_adamw_2k.py',
     '../_base_/segmentation_runtime.py',

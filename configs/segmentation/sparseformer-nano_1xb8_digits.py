@@ -1,9 +1,9 @@
 # A SparseFormer segmentor small enough to learn scattered digits on a CPU in
 # minutes, from the small detector of ../detection: as from ImageNet, but embedded.
 _base_ = [
-    '../_base_/models/sparseformer_nano_seg.py',
-    '../_base_/datasets/digits_seg_bs8.py',
-    '../_base_/schedules/digits_bs8_adamw_3e.py',
+    '../_base_/models/sparseformer_segmentation_nano.py',
+    '../_base_/datasets/digits_segmentation_bs8.py',
+    '../_base_/schedules/digits_segmentation_bs8_adamw_3e.py',
     '../_base_/segmentation_runtime.py',
 ]
 

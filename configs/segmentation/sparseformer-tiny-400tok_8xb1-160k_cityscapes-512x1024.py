@@ -1,9 +1,9 @@
 # SparseFormer-T with 400 tokens on Cityscapes, crops of 512 x 1024. Not in the
 # paper.
 _base_ = [
-    '../_base_/models/sparseformer_seg.py',
+    '../_base_/models/sparseformer_segmentation.py',
     '../_base_/datasets/cityscapes_bs1_512x1024.py',
-    '../_base_/schedules/seg_adamw_160k.py',
+    '../_base_/schedules/segmentation_adamw_160k.py',
     '../_base_/segmentation_runtime.py',
 ]
 

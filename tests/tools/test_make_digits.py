@@ -17,7 +17,7 @@ pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
 SCRIPT = TOOLS / 'make_digits.py'
-DATASET_CONFIG = TOOLS.parents[1] / 'configs/_base_/datasets/digits_seg_bs8.py'
+DATASET_CONFIG = TOOLS.parents[1] / 'configs/_base_/datasets/digits_segmentation_bs8.py'
 SMALL = ['--train', '40', '--val', '20']
 # Not a multiple of the columns of samples.png.
 SCATTERED = ['--train', '66', '--val', '21']

@@ -1,5 +1,5 @@
 # A SparseFormer segmentor for a CPU: narrow, shallow, from scratch.
-_base_ = './sparseformer_seg.py'
+_base_ = './sparseformer_segmentation.py'
 
 model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[64.0, 64.0, 64.0]),

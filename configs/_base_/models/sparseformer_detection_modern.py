@@ -1,7 +1,7 @@
 # The detector with what DETRs have learnt since the paper: sigmoid focal
 # classification, losses on the tokens of every cortex block, and boxes refined
 # from block to block.
-_base_ = './sparseformer_det.py'
+_base_ = './sparseformer_detection.py'
 
 model = dict(
     # All cortex blocks: 8 of tiny and small, 10 of base.
