@@ -1,5 +1,5 @@
 # Built in mmaction2's scope; types of this package carry their prefix
-# (`sparseformer_mm.`).
+# (`sparseformer_mm.`). What is not said here is as mmengine has it by default.
 default_scope = 'mmaction'
 
 # The released mmaction2 does not import on its own. The tools of this package see to
@@ -9,9 +9,7 @@ custom_imports = dict(
 )
 
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
-    param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
         type='CheckpointHook',
         interval=1,
@@ -19,7 +17,6 @@ default_hooks = dict(
         save_best='acc/top1',
         rule='greater',
     ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     # Tells the sampling's gradient limit the loss scale of --amp.
     loss_scale=dict(type='sparseformer_mm.LossScaleHook'),
@@ -27,17 +24,13 @@ default_hooks = dict(
     convert_checkpoint=dict(type='sparseformer_mm.ConvertCheckpointHook'),
 )
 
-env_cfg = dict(
-    # All clips of a training have one size, so cuDNN's search pays.
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+# All clips of a training have one size, so cuDNN's search pays.
+env_cfg = dict(cudnn_benchmark=True)
+
+visualizer = dict(
+    type='ActionVisualizer', vis_backends=[dict(type='LocalVisBackend')]
 )
 
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='ActionVisualizer', vis_backends=vis_backends)
-
-log_level = 'INFO'
 # A full model to start from, classifier included (`--resume` continues a run).
 load_from = None
 resume = False

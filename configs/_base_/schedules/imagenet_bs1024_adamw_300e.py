@@ -1,8 +1,18 @@
 # 300 epochs on ImageNet-1K from scratch: AdamW, batch 1024, the recipe of Swin
 # with an exponential moving average.
-_base_ = './adamw.py'
-
-optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05))
+# (./adamw.py is spelt out, because configs inherit from those that use this file.)
+optim_wrapper = dict(
+    optimizer=dict(
+        type='AdamW', lr=1e-3, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)
+    ),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        flat_decay_mult=0.0,
+        custom_keys={'token_rois': dict(decay_mult=0.0)},
+    ),
+    clip_grad=dict(max_norm=5.0),
+)
 
 param_scheduler = [
     dict(
