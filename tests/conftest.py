@@ -1,4 +1,7 @@
+import logging
+
 import pytest
+import torch
 
 from helpers.golden import Golden
 
@@ -11,3 +14,20 @@ def image_v1():
 @pytest.fixture(scope='session')
 def video_v2():
     return Golden('video_v2.npz')
+
+
+@pytest.fixture
+def float64():
+    """New numbers have 64 bits, so that what is the same by algebra is within 1e-7 on
+    every processor, whatever the order in which it sums."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def quiet():
+    """Without the line mmengine logs for every setting of every parameter."""
+    logging.disable(logging.INFO)
+    yield
+    logging.disable(logging.NOTSET)

@@ -41,6 +41,7 @@ def test_adaptive_mixing_starts_unconditional():
     assert 0.7 < point.abs().max() / (6 / 8) ** 0.5 <= 1
 
 
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('decoding', [AdaptiveMixing, StaticMixing, LinearDecoding])
 def test_shared_tokens_decode_as_repeated_ones(decoding):
     torch.manual_seed(0)
@@ -64,6 +65,7 @@ def test_static_mixing_ignores_the_token_and_adaptive_does_not():
         assert (not torch.allclose(one, two)) is differs
 
 
+@pytest.mark.usefixtures('float64')
 def test_static_mixing_is_adaptive_mixing_with_constant_weights():
     torch.manual_seed(0)
     adaptive, static = AdaptiveMixing(8, 6, 4), StaticMixing(8, 6, 4)

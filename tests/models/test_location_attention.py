@@ -6,6 +6,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
 
+from helpers.numerics import assert_near  # noqa: E402
 from sparseformer_mm.models import location_attention as module  # noqa: E402
 from sparseformer_mm.models.location_attention import (  # noqa: E402
     LocationAwareAttention,
@@ -25,7 +26,7 @@ def make(heads=1, impl='lean', channels=6, token_dims=10, dims=8):
     return attention
 
 
-def inputs(batch=2, height=5, width=7, num_tokens=4, size=None, dtype=torch.float32):
+def inputs(batch=2, height=5, width=7, num_tokens=4, size=None):
     """Map, tokens and RoIs; ``size`` is that of every other RoI."""
     generator = torch.Generator().manual_seed(7)
     feature = torch.randn(batch, height, width, 6, generator=generator)
@@ -37,7 +38,7 @@ def inputs(batch=2, height=5, width=7, num_tokens=4, size=None, dtype=torch.floa
         # On a pixel, but for half a size, so that it is seen.
         rois[:, ::2, 0] = (width - 3 + 0.5) / width + size / 2
         rois[:, ::2, 1] = (1 + 0.5) / height - size / 2
-    return [x.to(dtype) for x in (feature, tokens, rois)]
+    return feature, tokens, rois
 
 
 def run(attention, args, extents=None):
@@ -52,15 +53,7 @@ def run(attention, args, extents=None):
     return [out.detach(), *grads]
 
 
-def assert_near(actual, expected, tolerance):
-    """Errors relative to the largest number of each tensor."""
-    assert len(actual) == len(expected)
-    for x, y in zip(actual, expected):
-        assert x.isfinite().all()
-        error = (x.double() - y.double()).abs().max()
-        assert error <= tolerance * y.double().abs().max() + 1e-12
-
-
+@pytest.mark.usefixtures('float64')
 def test_bias_is_that_of_a_double_loop():
     height, width = 3, 4
     _, _, rois = inputs(height=height, width=width, num_tokens=3)
@@ -76,14 +69,15 @@ def test_bias_is_that_of_a_double_loop():
                         down = ((i + 0.5) / sizes[b][1] - y) / h
                         actual = rows[b, i, n] + columns[b, j, n]
                         expected = -(across**2) - down**2
-                        assert actual.item() == pytest.approx(expected, rel=1e-5)
+                        assert actual.item() == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('heads', [1, 2])
 @pytest.mark.parametrize('impl', IMPLS)
 def test_naive_attention(impl, heads):
-    attention = make(heads, impl).double()
-    feature, tokens, rois = inputs(dtype=torch.float64)
+    attention = make(heads, impl)
+    feature, tokens, rois = inputs()
     out = attention(feature, tokens, rois)
     dims = 8 // heads
     query, key, value = (
@@ -127,10 +121,11 @@ def test_values_and_gradients_of_small_rois(size, heads, monkeypatch):
     assert_near(lean, reference, 1e-5 if size != 2e-6 else 1e-3)
 
 
+@pytest.mark.usefixtures('float64')
 def test_lean_gradients_are_numerical_ones(monkeypatch):
     monkeypatch.setattr(module, '_BLOCK_SCORES', dict(cpu=2 * 2 * 3 * 3))
-    attention = make(2).double()
-    args = inputs(height=3, width=3, num_tokens=3, dtype=torch.float64)
+    attention = make(2)
+    args = inputs(height=3, width=3, num_tokens=3)
     args = [x.requires_grad_() for x in args]
     assert torch.autograd.gradcheck(attention, args)
 
@@ -150,6 +145,7 @@ def test_a_pixel_far_from_every_roi(impl):
         torch.testing.assert_close(results[0][:, row, column], value[:, nearest])
 
 
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('impl', IMPLS)
 def test_a_small_token_far_away_is_ignored(impl):
     attention = make(impl=impl)
@@ -158,11 +154,12 @@ def test_a_small_token_far_away_is_ignored(impl):
     out = attention(feature, tokens, rois)
     others = [0, 2, 3]
     without = attention(feature, tokens[:, others], rois[:, others])
-    torch.testing.assert_close(out[:, :3, :4], without[:, :3, :4], rtol=0, atol=1e-5)
+    torch.testing.assert_close(out[:, :3, :4], without[:, :3, :4])
     change = (out - without)[:, 4, 6]
     assert change.abs().max() > 0.1  # but counts where it looks
 
 
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('impl', IMPLS)
 def test_the_order_of_tokens_does_not_matter(impl):
     attention = make(2, impl)
@@ -174,6 +171,7 @@ def test_the_order_of_tokens_does_not_matter(impl):
     )
 
 
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('axis', [0, 1])
 @pytest.mark.parametrize('impl', IMPLS)
 def test_flipping_map_and_rois_flips_the_output(impl, axis):
@@ -198,7 +196,8 @@ def test_bfloat16_keeps_coordinates_in_float32(impl, heads):
         assert attention(*args).dtype == torch.bfloat16
         # Gradients are taken inside, too: a training loop may do either.
         results = run(attention, args)
-    assert_near(results, reference, 5e-2)
+    # Scores of 8 are rounded to 0.03, and their weights change by as much.
+    assert_near(results, reference, 0.1)
 
 
 @pytest.mark.parametrize('impl', IMPLS)
@@ -229,6 +228,7 @@ def test_scores_are_not_kept_for_the_backward_pass():
     assert largest['lean'] == feature.numel()  # the map itself
 
 
+@pytest.mark.usefixtures('float64')
 def test_tracing_gives_the_same():
     attention, args = make(2), inputs()
     traced = torch.jit.trace(attention, args)
@@ -253,13 +253,14 @@ def test_wrong_arguments(kwargs, words):
 @pytest.mark.parametrize('heads', [1, 2])
 def test_on_a_gpu(heads, monkeypatch):
     monkeypatch.setattr(module, '_BLOCK_SCORES_ELSEWHERE', 2 * 2 * heads * 7 * 4)
-    reference = run(make(heads, 'plain').double(), inputs(dtype=torch.float64))
-    args = [x.cuda() for x in inputs()]
+    args = inputs()
+    reference = run(make(heads, 'plain').double(), [x.double() for x in args])
+    args = [x.cuda() for x in args]
     for impl in IMPLS:
         attention = make(heads, impl).cuda()
         results = run(attention, args)
-        assert_near([x.cpu() for x in results], reference, 1e-2)  # TF32 may be on
+        assert_near(results, reference, 1e-2)  # TF32 may be on
         for dtype in (torch.float16, torch.bfloat16):
             with torch.autocast('cuda', dtype):
                 results = run(attention, args)
-            assert_near([x.cpu() for x in results], reference, 1e-1)
+            assert_near(results, reference, 1e-1)

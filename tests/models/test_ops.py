@@ -2,7 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.numerics import assert_near
 from sparseformer_mm.models import ops
+
+# Of sums of at most 24 products of numbers around 1, in float32.
+SUMS = 1e-5
 
 
 @pytest.mark.parametrize('bias', [True, False])
@@ -19,18 +23,16 @@ def test_linear_agrees_with_torch(shape, bias):
         out = function(*args)
         outputs.append(out)
         grads.append(torch.autograd.grad((out * cotangent).sum(), args))
-    torch.testing.assert_close(*outputs)
-    for reference, fast in zip(*grads):
-        assert fast.shape == reference.shape
-        torch.testing.assert_close(fast, reference)
+    assert_near(outputs[1:], outputs[:1], SUMS)
+    assert_near(*reversed(grads), SUMS)
     with torch.no_grad():
-        torch.testing.assert_close(ops.linear(*args), outputs[0])
+        assert_near([ops.linear(*args)], outputs[:1], SUMS)
 
 
 def test_linear_gives_only_the_gradients_asked_for():
     x, weight = torch.randn(4, 6), torch.randn(3, 6, requires_grad=True)
     ops.linear(x, weight).sum().backward()
-    torch.testing.assert_close(weight.grad, x.sum(0).expand(3, -1))
+    assert_near([weight.grad], [x.sum(0).expand(3, -1)], SUMS)
 
 
 def test_other_dtypes_take_the_reference(monkeypatch):
@@ -54,8 +56,8 @@ def test_attention_agrees_with_torch(width):
         out = function(*qkv.unbind(0))
         outputs.append(out)
         grads.append(torch.autograd.grad((out * cotangent).sum(), qkv)[0])
-    torch.testing.assert_close(*outputs)
-    torch.testing.assert_close(*grads)
+    assert_near(outputs[1:], outputs[:1], SUMS)
+    assert_near(grads[1:], grads[:1], SUMS)
 
 
 def test_attention_survives_huge_scores():

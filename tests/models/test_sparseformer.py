@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.golden import IMAGE_ARCH, VIDEO_ARCH, classify, golden_model
+from helpers.numerics import assert_near
 from sparseformer_mm import SparseFormer, SparseFormerOutput
 from sparseformer_mm.models import ops
 from sparseformer_mm.models.loading import _rename, to_mm
@@ -135,6 +136,7 @@ def test_parameter_counts_of_table_1(arch, num_params):
 
 
 def test_fast_and_reference_paths_agree(monkeypatch):
+    torch.manual_seed(1)
     images = torch.randn(2, 3, 40, 56)
     results = []
     for fast in (True, False):
@@ -146,10 +148,11 @@ def test_fast_and_reference_paths_agree(monkeypatch):
         results.append(
             [out] + [s.points for s in stages] + [p.grad for p in model.parameters()]
         )
-    for fast, reference in zip(*results):
-        torch.testing.assert_close(fast, reference, atol=1e-5, rtol=1e-4)
+    # Some ten sums of up to 1000 numbers, one after the other, and back.
+    assert_near(*results, 1e-4)
 
 
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize(
     'kwargs, ones', [(dict(), (1, 1)), (dict(spatial_dims=3), (1, 1, 1))]
 )
@@ -165,6 +168,7 @@ def test_featmap_is_the_pooled_output_as_one_pixel(kwargs, ones):
     torch.testing.assert_close(featmap.flatten(1), pooled)
 
 
+@pytest.mark.usefixtures('float64')
 def test_images_do_not_see_each_other():
     model = small().eval()
     images = torch.randn(3, 3, 40, 56)
@@ -173,9 +177,10 @@ def test_images_do_not_see_each_other():
         torch.testing.assert_close(model(images[i : i + 1])[0], together[i : i + 1])
 
 
+@pytest.mark.usefixtures('float64')
 def test_token_order_does_not_matter():
-    model = small().double().eval()
-    images = torch.randn(1, 3, 40, 40, dtype=torch.float64)
+    model = small().eval()
+    images = torch.randn(1, 3, 40, 40)
     (before,) = model(images)
     order = torch.randperm(5)
     for param in (model.latent.token_rois, model.latent.token_embeddings):
@@ -236,6 +241,7 @@ def test_every_option_trains_every_parameter(kwargs):
                 assert param.grad.abs().max() > 0, name
 
 
+@pytest.mark.usefixtures('float64')
 def test_fixed_rois_stay():
     model = small(fixed_rois=True, scramble=False)
     stages = []
@@ -247,6 +253,7 @@ def test_fixed_rois_stay():
     assert not any('roi_adjust' in name for name, _ in model.named_parameters())
 
 
+@pytest.mark.usefixtures('float64')
 def test_checkpointing_changes_nothing():
     images = torch.randn(2, 3, 40, 40)
     results = []
@@ -368,7 +375,8 @@ def test_autocast_is_close_and_keeps_geometry_in_float32(dtype):
         (out,) = model(images, stages)
     out.float().sum().backward()
     assert all(s.rois.dtype == s.points.dtype == torch.float32 for s in stages)
-    torch.testing.assert_close(out.float(), reference, atol=0.1, rtol=0.05)
+    # A tenth for some ten layers, each of which rounds to one in 256.
+    assert_near([out], [reference], 0.1)
     assert not torch.equal(out.float(), reference)  # it did run in low precision
     for name, param in model.named_parameters():
         assert param.grad.isfinite().all() and param.grad.abs().max() > 0, name
@@ -435,6 +443,7 @@ def test_arguments_of_parts_that_the_backbone_sets_are_an_error():
         small(decoding=dict(type='AdaptiveMixing', num_points=4))
 
 
+@pytest.mark.usefixtures('float64')
 def test_deepcopy_and_pickle():
     model = small().eval()
     images = torch.randn(1, 3, 40, 40)

@@ -27,6 +27,7 @@ def test_early_conv_is_the_plain_form(size):
     assert stem(x).shape[1:3] == (-(-size[0] // 4), -(-size[1] // 4))
 
 
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('stem', [EarlyConv, PatchEmbed, RawPixels])
 def test_frames_are_treated_as_images(stem):
     torch.manual_seed(0)

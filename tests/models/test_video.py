@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.numerics import assert_near
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.models.loading import inflate_state
 from sparseformer_mm.models.stem import EarlyConv, PatchEmbed
@@ -184,9 +185,8 @@ def test_chunks_under_autocast():
         maps.square().mul(torch.linspace(0, 1, maps.shape[-1])).sum().backward()
         grads.append(stem.conv.weight.grad)
     assert grads[0].norm() > 1
-    torch.testing.assert_close(
-        grads[1], grads[0], atol=0.02 * grads[0].abs().max(), rtol=0
-    )
+    # Of three chunks, each gradient is rounded to one in 256, and so is their sum.
+    assert_near(grads[1:], grads[:1], 0.02)
 
 
 def test_a_chunk_of_nothing_is_refused():
@@ -235,6 +235,6 @@ def test_bfloat16():
     with torch.autocast('cpu', torch.bfloat16):
         (pooled,) = model.train()(video)
         pooled.float().square().sum().backward()
-    torch.testing.assert_close(pooled.float(), expected, atol=0.15, rtol=0)
+    assert_near([pooled], [expected], 0.1)  # some ten layers round to one in 256
     grad = model.focusing.sampler.bias.grad.view(9, 3)
     assert grad.isfinite().all() and grad[:, 2].abs().max() > 0
