@@ -21,13 +21,12 @@ except ImportError as error:
     ) from error
 
 from . import models, registry  # noqa: E402
-from .api import Features, SparseFormerClassifier, build  # noqa: E402
+from .api import SparseFormerClassifier, build  # noqa: E402
 from .models import SparseFormer, SparseFormerOutput, StageRecord  # noqa: E402
 from .zoo import config_path, list_configs  # noqa: E402
 
 __all__ = [
     '__version__',
-    'Features',
     'SparseFormer',
     'SparseFormerClassifier',
     'SparseFormerOutput',

@@ -7,49 +7,21 @@ logits = model.eval()(torch.rand(1, 3, 224, 224))  # (1, 1000)
 seen = model.features(torch.rand(1, 3, 224, 224))  # tokens, RoIs, points
 """
 
-import copy
 import logging
 from collections import OrderedDict
 from pathlib import Path
-from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .models import SparseFormer, StageRecord
+from .models import SparseFormer, SparseFormerOutput
 from .models.arguments import check_count
 from .models.loading import detect_layout, to_mm, unwrap
 
 # Where a linear classifier is, beside 'backbone.': in mmpretrain's models and those of
 # this file, in mmaction2's, and in a file without any prefix.
 _CLASSIFIERS = ('head.fc.', 'cls_head.fc_cls.', 'head.')
-
-
-class Features(NamedTuple):
-    """What a model saw and made of it (N: all tokens, of all copies along time).
-
-    Attributes:
-        tokens: (B, N, d_c) last tokens, each through the final LayerNorm; the
-            classifier of a model takes them one by one too: ``model.head(tokens)``.
-        rois: (B, N, 2D) final RoIs, center and size in units of the image: x, y, w, h,
-            or x, y, t, w, h, l for videos.
-        image_feature: (B, C, [T,] H/4, W/4), the map that tokens sample from.
-        map_extents: (B, D), x first: pixels of ``image_feature`` that belong to each
-            image; None where nothing is padded.
-        block_tokens: (B, N, d_c) each, after the cortex blocks of ``out_indices``,
-            through the final LayerNorm.
-        stages: a :class:`StageRecord` per sampling stage, in order: ``name``
-            ('focusing.0', ..., 'cortex.0'), ``rois`` (B, N, 2D), ``points``
-            (B, N, P, D) in units of the image, ``tokens`` (B, N, d) after the stage
-            (d is d_f in focusing stages, d_c in the last one; no LayerNorm).
-    """
-
-    tokens: Tensor
-    rois: Tensor
-    image_feature: Tensor
-    map_extents: Optional[Tensor]
-    block_tokens: Tuple[Tensor, ...]
-    stages: Tuple[StageRecord, ...]
 
 
 class SparseFormerClassifier(nn.Module):
@@ -108,27 +80,20 @@ class SparseFormerClassifier(nn.Module):
 
     def features(
         self, inputs: Tensor, valid_shapes: Optional[Sequence[Tuple[int, int]]] = None
-    ) -> Features:
+    ) -> SparseFormerOutput:
         """What the model looked at and made of it; arguments as of :meth:`forward`.
+
+        ``head(seen.pooled)`` are the logits, ``head(seen.tokens)`` those of each token.
 
         Example:
             >>> import torch
             >>> from sparseformer_mm import build
             >>> model = build('tiny', num_tokens=9, cortex_depth=1).eval()
             >>> seen = model.features(torch.rand(1, 3, 64, 96))
-            >>> [tuple(x.shape) for x in (seen.tokens, seen.rois, seen.image_feature)]
-            [(1, 9, 512), (1, 9, 4), (1, 96, 16, 24)]
             >>> [stage.name for stage in seen.stages]
             ['focusing.0', 'focusing.1', 'focusing.2', 'focusing.3', 'cortex.0']
-            >>> tuple(seen.stages[0].points.shape)
-            (1, 9, 36, 2)
         """
-        # Another view of the same modules and parameters: nothing is switched on the
-        # model itself, which may be in use elsewhere at the same time.
-        backbone = copy.copy(self.backbone)
-        backbone.out_type = 'tokens'
-        stages = []
-        return Features(*backbone(inputs, stages, valid_shapes), tuple(stages))
+        return self.backbone.forward_intermediates(inputs, valid_shapes)
 
 
 def build(

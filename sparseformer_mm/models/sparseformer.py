@@ -261,7 +261,6 @@ class SparseFormer(BaseModule):
     def forward(
         self,
         inputs: Tensor,
-        stages: Optional[List[StageRecord]] = None,
         valid_shapes: Optional[Sequence[Tuple[int, int]]] = None,
     ) -> Union[Tuple[Tensor], Tensor, SparseFormerOutput]:
         """Recognise a batch.
@@ -269,8 +268,6 @@ class SparseFormer(BaseModule):
         Args:
             inputs: (B, C_in, H, W), or (B, C_in, T, H, W) with ``spatial_dims=3``;
                 any size from 1 x 1 pixel up (the paper's is 224 x 224).
-            stages: a list that receives one :class:`StageRecord` per sampling
-                stage, in order.
             valid_shapes: (height, width) in pixels of each image, where images were
                 padded to the right and below to a common size. RoIs and points are in
                 units of the image, and nothing depends on the padding or what it
@@ -288,6 +285,83 @@ class SparseFormer(BaseModule):
             ValueError: for an input of another rank or number of channels, or
                 ``valid_shapes`` that do not fit it.
         """
+        outputs = self.forward_intermediates(inputs, valid_shapes)
+        if self.out_type == 'tokens':
+            return outputs
+        pooled = outputs.pooled
+        if self.out_type == 'featmap':
+            pooled = pooled[(...,) + (None,) * self.spatial_dims]
+            if self.spatial_dims == 3:
+                return pooled
+        return (pooled,)
+
+    def forward_intermediates(
+        self,
+        inputs: Tensor,
+        valid_shapes: Optional[Sequence[Tuple[int, int]]] = None,
+    ) -> SparseFormerOutput:
+        """Recognise a batch, and tell where every stage looked.
+
+        This is what :meth:`forward` runs, whatever the ``out_type``; arguments and
+        errors are the same.
+
+        Example:
+            >>> import torch
+            >>> from sparseformer_mm import SparseFormer
+            >>> model = SparseFormer('tiny', num_tokens=9, cortex_depth=1).eval()
+            >>> seen = model.forward_intermediates(torch.rand(1, 3, 64, 96))
+            >>> [tuple(x.shape) for x in (seen.tokens, seen.rois, seen.image_feature)]
+            [(1, 9, 512), (1, 9, 4), (1, 96, 16, 24)]
+            >>> [stage.name for stage in seen.stages]
+            ['focusing.0', 'focusing.1', 'focusing.2', 'focusing.3', 'cortex.0']
+            >>> tuple(seen.stages[0].points.shape)
+            (1, 9, 36, 2)
+        """
+        self._check_input(inputs)
+        if self.training and not is_tracing():
+            self._check_loss_scale(inputs.device.type)
+        feature, extents = make_map(self.stem, inputs, valid_shapes)
+        batch = inputs.shape[0]
+        rates = iter(self.drop_path_rates)
+        stages, block_tokens = [], []
+
+        def run(block: Block, name: str, tokens: Tensor, rois: Tensor):
+            args = tokens, rois, feature, next(rates), extents
+            if self.with_cp and torch.is_grad_enabled():
+                tokens, rois, points = checkpoint(block, *args, use_reentrant=False)
+            else:
+                tokens, rois, points = block(*args)
+            if points is not None:
+                everywhere = (
+                    rois.expand(batch, -1, -1),
+                    points.expand(batch, -1, -1, -1),
+                )
+                stages.append(StageRecord(name, *everywhere, tokens))
+            return tokens, rois
+
+        # All images start with the same tokens, so the first look (which has drop
+        # path rate 0) works on a batch of one until features come in.
+        tokens, rois = self.latent()
+        for i in range(self.focusing_repeats):
+            tokens, rois = run(self.focusing, f'focusing.{i}', tokens, rois)
+        tokens = self.transition(tokens)
+        for i, block in enumerate(self.cortex):
+            tokens, rois = run(block, f'cortex.{i}', tokens, rois)
+            block_tokens.append(tokens)
+
+        last = len(self.cortex) - 1
+        normed = {i: self.norm(block_tokens[i]) for i in {*self.out_indices, last}}
+        return SparseFormerOutput(
+            tokens=normed[last],
+            rois=rois.expand(batch, -1, -1),
+            pooled=self.norm(tokens.mean(1)),
+            image_feature=feature.movedim(feature.dim() - 1, 1),  # ONNX knows no -1
+            map_extents=extents,
+            block_tokens=tuple(normed[i] for i in self.out_indices),
+            stages=tuple(stages),
+        )
+
+    def _check_input(self, inputs: Tensor):
         rank = self.spatial_dims + 2
         if inputs.dim() != rank or inputs.shape[1] != self.stem.in_channels:
             layout = '(B, C, T, H, W)' if rank == 5 else '(B, C, H, W)'
@@ -299,59 +373,6 @@ class SparseFormer(BaseModule):
                 f'{layout} with C={self.stem.in_channels}, got {tuple(inputs.shape)}: '
                 f'{cure}'
             )
-        if self.training and not is_tracing():
-            self._check_loss_scale(inputs.device.type)
-        feature, extents = make_map(self.stem, inputs, valid_shapes)
-        block_tokens, rois = self._run_blocks(feature, extents, stages)
-        if self.out_type != 'tokens':
-            pooled = self.norm(block_tokens[-1].mean(1))
-            if self.out_type == 'featmap':
-                pooled = pooled[(...,) + (None,) * self.spatial_dims]
-                if self.spatial_dims == 3:
-                    return pooled
-            return (pooled,)
-        last = len(self.cortex) - 1
-        normed = {i: self.norm(block_tokens[i]) for i in {*self.out_indices, last}}
-        return SparseFormerOutput(
-            normed[last],
-            rois.expand(inputs.shape[0], -1, -1),
-            feature.movedim(feature.dim() - 1, 1),  # -1 is unknown to ONNX
-            extents,
-            tuple(normed[i] for i in self.out_indices),
-        )
-
-    def _run_blocks(
-        self, feature: Tensor, extents: Optional[Tensor], stages
-    ) -> Tuple[List[Tensor], Tensor]:
-        """Tokens after each cortex block, and the final RoIs."""
-        outputs = []
-        # All images start with the same tokens, so the first look (which has drop
-        # path rate 0) works on a batch of one until features come in.
-        tokens, rois = self.latent()
-        runs = [(f'focusing.{i}', self.focusing) for i in range(self.focusing_repeats)]
-        runs += [(f'cortex.{i}', block) for i, block in enumerate(self.cortex)]
-        for (name, block), rate in zip(runs, self.drop_path_rates):
-            if name == 'cortex.0':
-                tokens = self.transition(tokens)
-            if self.with_cp and torch.is_grad_enabled():
-                tokens, rois, points = checkpoint(
-                    block, tokens, rois, feature, rate, extents, use_reentrant=False
-                )
-            else:
-                tokens, rois, points = block(tokens, rois, feature, rate, extents)
-            if name.startswith('cortex'):
-                outputs.append(tokens)
-            if stages is not None and points is not None:
-                batch = feature.shape[0]
-                stages.append(
-                    StageRecord(
-                        name,
-                        rois.expand(batch, -1, -1),
-                        points.expand(batch, -1, -1, -1),
-                        tokens,
-                    )
-                )
-        return outputs, rois
 
     def _freeze(self):
         frozen = []

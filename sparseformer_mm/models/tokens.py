@@ -17,7 +17,8 @@ class StageRecord(NamedTuple):
         name: 'focusing.0', ..., 'cortex.0'.
         rois: (B, N, 2D) center and size used by the stage, in units of the image.
         points: (B, N, P, D) sampling points in units of the image, x first.
-        tokens: (B, N, d) token embeddings after the stage.
+        tokens: (B, N, d) after the stage, without LayerNorm; d is d_f in focusing
+            stages, d_c in the cortex.
     """
 
     name: str
@@ -27,23 +28,34 @@ class StageRecord(NamedTuple):
 
 
 class SparseFormerOutput(NamedTuple):
-    """What the backbone gives to dense heads (``out_type='tokens'``).
+    """What a SparseFormer saw and made of it.
+
+    That is :meth:`.SparseFormer.forward_intermediates`, and what dense heads get with
+    ``out_type='tokens'``. N counts all tokens, of all copies along time.
 
     Attributes:
-        tokens: (B, N, d_c) last tokens, each through the final LayerNorm.
-        rois: (B, N, 2D) final RoIs as center and size, in units of the image.
-        image_feature: (B, C, [T,] H', W'), the stem's map; zero where padded.
+        tokens: (B, N, d_c) last tokens, each through the final LayerNorm. A linear
+            classifier takes them one by one too.
+        rois: (B, N, 2D) final RoIs, center and size in units of the image: x, y, w, h,
+            or x, y, t, w, h, l for videos.
+        pooled: (B, d_c), the final LayerNorm of the mean over the last tokens: what
+            classification heads take.
+        image_feature: (B, C, [T,] H', W'), the map that tokens sample from; zero where
+            padded.
         map_extents: (B, D), x first: pixels of ``image_feature`` that belong to each
             image; None where nothing is padded.
-        block_tokens: the tokens after each block of ``out_indices``, (B, N, d_c) each,
-            through the final LayerNorm too.
+        block_tokens: (B, N, d_c) each, after the cortex blocks of ``out_indices``,
+            through the final LayerNorm.
+        stages: a :class:`StageRecord` per sampling stage, in order.
     """
 
     tokens: Tensor
     rois: Tensor
+    pooled: Tensor
     image_feature: Tensor
-    map_extents: Optional[Tensor] = None
-    block_tokens: Tuple[Tensor, ...] = ()
+    map_extents: Optional[Tensor]
+    block_tokens: Tuple[Tensor, ...]
+    stages: Tuple[StageRecord, ...]
 
 
 class LatentTokens(BaseModule):

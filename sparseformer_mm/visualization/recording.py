@@ -7,7 +7,7 @@ library resized, padded or cut into windows::
         sample = inference_detector(model, 'photo.jpg')
     stages = picture_stages(recording.calls, sample.img_shape)
 
-Outside of ``record`` a model records nothing and runs as fast as ever.
+Outside of ``record`` nothing is kept.
 """
 
 from contextlib import contextmanager
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..models.tokens import StageRecord
+
 
 class Call(NamedTuple):
     """One call of a backbone.
@@ -24,12 +26,12 @@ class Call(NamedTuple):
     Attributes:
         offset: x, y of its input inside the picture that the library prepared.
         size: width and height in pixels of what its RoIs are relative to.
-        stages: list of the backbone's :class:`StageRecord`.
+        stages: the backbone's :class:`StageRecord` of each stage.
     """
 
     offset: Tuple[int, int]
     size: Tuple[int, int]
-    stages: list
+    stages: Sequence[StageRecord]
 
 
 class Recording(NamedTuple):
@@ -38,7 +40,7 @@ class Recording(NamedTuple):
     Attributes:
         calls: of the backbone; several where a segmentor slides a window.
         head_outputs: what a detection head's ``forward`` returned, by call.
-        last_tokens: (B, N, d) after the backbone's last block, by call.
+        last_tokens: (B, N, d) through the backbone's final norm, by call.
     """
 
     calls: List[Call]
@@ -99,29 +101,29 @@ def record(model: nn.Module) -> Iterator[Recording]:
     """Record the sampling stages while a library runs a model."""
     recording = Recording([], [], [])
 
-    def before_backbone(module, args, kwargs):
-        (inputs,) = args
-        shapes = kwargs.get('valid_shapes')
-        height, width = inputs.shape[-2:] if shapes is None else shapes[0]
-        call = Call(_position(inputs), (width, height), [])
+    backbone = model.backbone
+    forward_intermediates = backbone.forward_intermediates
+
+    def recorded(inputs, valid_shapes=None):
+        outputs = forward_intermediates(inputs, valid_shapes)
+        height, width = inputs.shape[-2:] if valid_shapes is None else valid_shapes[0]
+        call = Call(_position(inputs), (width, height), outputs.stages)
         recording.calls.append(call)
-        return args, dict(kwargs, stages=call.stages)
+        recording.last_tokens.append(outputs.tokens)
+        return outputs
 
     def after_head(module, args, outputs):
         recording.head_outputs.append(outputs)
 
-    def after_last_block(module, args, outputs):
-        recording.last_tokens.append(outputs[0])
-
-    hooks = [
-        model.backbone.register_forward_pre_hook(before_backbone, with_kwargs=True),
-        model.backbone.cortex[-1].register_forward_hook(after_last_block),
-    ]
+    hooks = []
     if hasattr(model, 'bbox_head'):
         hooks.append(model.bbox_head.register_forward_hook(after_head))
+    # What its forward calls, as long as the instance has an attribute of that name.
+    backbone.forward_intermediates = recorded
     try:
         yield recording
     finally:
+        del backbone.forward_intermediates
         for hook in hooks:
             hook.remove()
 
@@ -158,8 +160,7 @@ def token_logits(model: nn.Module, tokens: Tensor) -> Tensor:
         model (nn.Module): A classifier or recogniser with a SparseFormer as
             ``backbone`` and a linear layer after it: ``head.fc`` of mmpretrain's
             LinearClsHead or ``cls_head.fc_cls`` of mmaction2's I3DHead and TSNHead.
-        tokens (Tensor): (..., N, d) after the backbone's last block, as in the last
-            block's output; the final norm is applied here.
+        tokens (Tensor): (..., N, d) of the backbone, through its final norm.
 
     Returns:
         Tensor: Logits, (..., N, K). The mean over tokens is taken before the
@@ -173,7 +174,7 @@ def token_logits(model: nn.Module, tokens: Tensor) -> Tensor:
         head = getattr(model, head_name, None)
         classifier = getattr(head, layer, None)
         if getattr(classifier, 'in_features', None) == width:
-            return classifier(model.backbone.norm(tokens))
+            return classifier(tokens)
         if head is not None:
             raise ValueError(
                 f'the head {type(head).__name__} has no linear layer {layer} that '

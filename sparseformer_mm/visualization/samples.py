@@ -5,7 +5,7 @@ import json
 import random
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class Look(NamedTuple):
     name: str
     image: np.ndarray
     boxes: Optional[np.ndarray]
-    stages: List[StageRecord]
+    stages: Sequence[StageRecord]
     time: Optional[float]
 
 
@@ -221,9 +221,8 @@ def look_at(model: nn.Module, sample: Sample) -> Look:
     shapes = None
     if isinstance(model, PaddingAware):
         shapes = valid_shapes_of(data.get('data_samples'))
-    stages: List[StageRecord] = []
     with _evaluating(backbone):
-        backbone(inputs, stages=stages, valid_shapes=shapes)
+        stages = backbone.forward_intermediates(inputs, shapes).stages
     height, width = shapes[0] if shapes else inputs.shape[-2:]
     image = np.zeros((height, width, 3), np.uint8)  # padding, if any, is black
     shown = sample.image[:height, :width]

@@ -1,8 +1,8 @@
 """Where the sampling is and how much of it lies on the object, stage by stage.
 
-Nothing here runs inside a model: pass ``stages=[]`` to a backbone's ``forward`` (or use
-:func:`~.recording.record` around a library's own call) and hand the list on. A forward
-without it records nothing.
+Nothing here runs inside a model: hand on the ``stages`` of
+:meth:`.SparseFormer.forward_intermediates`, or of :func:`~.recording.record` around a
+library's own call.
 """
 
 from typing import Dict, List, NamedTuple, Optional, Sequence
@@ -168,10 +168,9 @@ def stage_statistics(
 
     Example:
         >>> from sparseformer_mm import SparseFormer
-        >>> stages = []
         >>> model = SparseFormer('tiny', num_tokens=9, cortex_depth=1).eval()
-        >>> _ = model(torch.rand(1, 3, 64, 64), stages=stages)
-        >>> first = stage_statistics(stages)[0]
+        >>> seen = model.forward_intermediates(torch.rand(1, 3, 64, 64))
+        >>> first = stage_statistics(seen.stages)[0]
         >>> first.name, first.roi_width.tolist(), first.outside.tolist()
         ('focusing.0', [0.5], [0.0])
     """

@@ -49,15 +49,13 @@ def pad(images, height, width, value):
 )
 def test_padding_does_not_exist(stem, canvas, value):
     model, images = make_model(stem=stem), make_images()
-    stages = []
-    batch = model(pad(images, *canvas, value), stages, valid_shapes=SHAPES)
+    batch = model(pad(images, *canvas, value), valid_shapes=SHAPES)
     stride = model.stem.stride
     for index, image in enumerate(images):
-        own_stages = []
-        alone = model(image, own_stages)
+        alone = model(image)
         torch.testing.assert_close(batch.tokens[index], alone.tokens[0])
         torch.testing.assert_close(batch.rois[index], alone.rois[0])
-        for one, two in zip(stages, own_stages):
+        for one, two in zip(batch.stages, alone.stages):
             torch.testing.assert_close(one.points[index], two.points[0])
         width, height = (int(side) for side in batch.map_extents[index])
         feature = batch.image_feature[index].clone()
@@ -140,9 +138,7 @@ def test_out_indices():
     assert torch.equal(out.block_tokens[1], out.tokens)
     assert not torch.allclose(out.block_tokens[0], out.tokens)
     # The first block's tokens as that stage reports them, through the last norm.
-    stages = []
-    model(image, stages)
-    torch.testing.assert_close(out.block_tokens[0], model.norm(stages[-1].tokens))
+    torch.testing.assert_close(out.block_tokens[0], model.norm(out.stages[-1].tokens))
     with pytest.raises(ValueError, match='out_indices=.*cortex_depth=3'):
         make_model(out_indices=(3,))
 

@@ -46,8 +46,9 @@ def image_model(image_v1, dtype):
 def test_float64_is_the_authors_code(image_v1):
     model, state = image_model(image_v1, torch.float64)
     images = image_v1['input'].double().requires_grad_()
-    stages = []
-    logits = classify(model(images, stages)[0], state)
+    seen = model.forward_intermediates(images)
+    stages, logits = seen.stages, classify(seen.pooled, state)
+    assert torch.equal(seen.pooled, model(images)[0])
     exact = dict(atol=1e-9, rtol=0)
     torch.testing.assert_close(logits, image_v1['logits'], **exact)
     assert [stage.name for stage in stages] == ['focusing.0', 'focusing.1', 'cortex.0']
@@ -142,11 +143,12 @@ def test_fast_and_reference_paths_agree(monkeypatch):
     for fast in (True, False):
         monkeypatch.setattr(ops, 'FAST_OPS', fast)
         model = small()
-        stages = []
-        (out,) = model(images, stages)
-        out.sum().backward()
+        seen = model.forward_intermediates(images)
+        seen.pooled.sum().backward()
         results.append(
-            [out] + [s.points for s in stages] + [p.grad for p in model.parameters()]
+            [seen.pooled]
+            + [stage.points for stage in seen.stages]
+            + [param.grad for param in model.parameters()]
         )
     # Some ten sums of up to 1000 numbers, one after the other, and back.
     assert_near(*results, 1e-4)
@@ -215,15 +217,14 @@ def test_any_size_and_batch(size, batch):
         dict(fixed_rois=True),
         dict(num_tokens=1, num_points=1),
         dict(num_tokens=10, num_points=10, drop_path_rate=0.3),
-        dict(out_type='tokens'),
         dict(with_cp=True),
     ],
 )
 def test_every_option_trains_every_parameter(kwargs):
     model = small(**kwargs).train()
-    stages = []
-    out = model(torch.randn(4, 3, 40, 56), stages)
-    (out.tokens if kwargs.get('out_type') else out[0]).pow(2).sum().backward()
+    seen = model.forward_intermediates(torch.randn(4, 3, 40, 56))
+    stages = seen.stages
+    (seen.pooled.pow(2).sum() + seen.tokens.pow(2).sum()).backward()
     repeats = kwargs.get('focusing_repeats', 2)
     assert [s.name for s in stages] == [f'focusing.{i}' for i in range(repeats)] + [
         'cortex.0'
@@ -244,8 +245,7 @@ def test_every_option_trains_every_parameter(kwargs):
 @pytest.mark.usefixtures('float64')
 def test_fixed_rois_stay():
     model = small(fixed_rois=True, scramble=False)
-    stages = []
-    model(torch.randn(2, 3, 40, 40), stages)
+    stages = model.forward_intermediates(torch.randn(2, 3, 40, 40)).stages
     for stage in stages:
         torch.testing.assert_close(stage.rois, stages[0].rois)
         torch.testing.assert_close(stage.points, stages[0].points)
@@ -353,14 +353,11 @@ def test_wild_rois_in_the_whole_model(dtype, kwargs):
                 block.roi_adjust.norm.bias.fill_(1.0)
                 block.roi_adjust.proj.weight.fill_(push)
         model.to(dtype)
-        stages = []
-        (out,) = model(torch.randn(2, 3, 40, 40, dtype=dtype), stages)
-        assert out.isfinite().all() and out.dtype == dtype
-        assert (
-            stages[-1].rois.isfinite().all() and stages[-1].rois.dtype == torch.float32
-        )
-        assert stages[-1].rois[..., :2].abs().max() > 2  # it did leave
-        out.float().sum().backward()
+        seen = model.forward_intermediates(torch.randn(2, 3, 40, 40, dtype=dtype))
+        assert seen.pooled.isfinite().all() and seen.pooled.dtype == dtype
+        assert seen.rois.isfinite().all() and seen.rois.dtype == torch.float32
+        assert seen.rois[..., :2].abs().max() > 2  # it did leave
+        seen.pooled.float().sum().backward()
         for name, param in model.named_parameters():
             assert param.grad.isfinite().all(), name
 
@@ -370,11 +367,11 @@ def test_autocast_is_close_and_keeps_geometry_in_float32(dtype):
     model = small()
     images = torch.randn(2, 3, 40, 56)
     (reference,) = model(images)
-    stages = []
     with torch.autocast('cpu', dtype=dtype):
-        (out,) = model(images, stages)
+        seen = model.forward_intermediates(images)
+    out = seen.pooled
     out.float().sum().backward()
-    assert all(s.rois.dtype == s.points.dtype == torch.float32 for s in stages)
+    assert all(s.rois.dtype == s.points.dtype == torch.float32 for s in seen.stages)
     # A tenth for some ten layers, each of which rounds to one in 256.
     assert_near([out], [reference], 0.1)
     assert not torch.equal(out.float(), reference)  # it did run in low precision

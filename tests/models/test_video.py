@@ -61,16 +61,16 @@ def test_a_still_video_and_points_spread_in_time():
     video = SparseFormer(ARCH, spatial_dims=3, token_inflation=4).double().eval()
     video.load_state_dict(image.state_dict())
     picture = torch.randn(1, 3, 32, 40, dtype=torch.float64)
-    expected, pooled = [], []
-    stages = [[], []]
-    (expected,) = image(picture, stages[0])
+    still = image.forward_intermediates(picture)
+    differences = []
     for frames in (8, 64):
-        (out,) = video(picture[:, :, None].expand(-1, -1, frames, -1, -1), stages[1])
-        pooled.append((out - expected).abs().max())
-    assert 1e-6 < pooled[1] < pooled[0]  # the less, the more frames
-    first = stages[1][0].points[0].unflatten(0, (4, 4))  # copies x tokens
+        clip = picture[:, :, None].expand(-1, -1, frames, -1, -1)
+        moving = video.forward_intermediates(clip)
+        differences.append((moving.pooled - still.pooled).abs().max())
+    assert 1e-6 < differences[1] < differences[0]  # the less, the more frames
+    first = moving.stages[0].points[0].unflatten(0, (4, 4))  # copies x tokens
     for copy in range(4):
-        torch.testing.assert_close(first[copy, ..., :2], stages[0][0].points[0])
+        torch.testing.assert_close(first[copy, ..., :2], still.stages[0].points[0])
         times = first[copy, ..., 2]
         assert times.mean(-1).sub((copy + 0.5) / 4).abs().max() < 1e-6
         assert 0.12 < times.max() - (copy + 0.5) / 4 < 0.15  # half a tube: 0.125

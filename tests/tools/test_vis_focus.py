@@ -337,15 +337,15 @@ def test_detection_panels(tool, detector, monkeypatch, tmp_path, capsys):
     np.testing.assert_allclose(truth.corners * size, [[4, 10, 44, 40]])
     assert truth.dashed and not found.dashed
 
-    stages = []
     with torch.no_grad():
-        logits, _ = model.bbox_head(model.backbone(inputs, stages=stages))
+        seen = model.backbone(inputs)
+        logits, _ = model.bbox_head(seen)
     order = logits[-1, 0].max(-1).values.argsort(descending=True)[: len(expected)]
     others = [token for token in range(16) if token not in order.tolist()]
     colors = found.colors
     assert len(np.unique(colors.round(3), axis=0)) == len(expected)
-    assert len(stages) == 3
-    for panel, stage in zip(row[1:], stages):
+    assert len(seen.stages) == 3
+    for panel, stage in zip(row[1:], seen.stages):
         rest, mine = panel.frames
         rois = corners_of(stage.rois[0].numpy())
         np.testing.assert_allclose(mine.corners, rois[order], atol=1e-5)
@@ -447,9 +447,8 @@ def test_padded_input(tool, detector, monkeypatch, tmp_path):
     # mmdet's detector has the whole 128 x 128 for image, of which 96 x 72 are it.
     _, inputs, model = spied_inference(tool, detector, 'plain.py', 1)
     assert inputs.shape[-2:] == (128, 128)
-    stages = []
     with torch.no_grad():
-        model.backbone(inputs, stages=stages)
+        stages = model.backbone(inputs).stages
     scale = np.array([128 / 96, 128 / 72])
     for panel, stage in zip(panels['plain'][1:], stages):
         # All 8 queries detect, the other 8 tokens do not.
@@ -499,19 +498,19 @@ def test_figures_of_padded_scenes(tool, detector, monkeypatch, tmp_path):
     )
     best = inference_detector(model, image[..., ::-1].copy()).pred_instances
     hook.remove()
-    stages = []
     with torch.no_grad():
-        logits, _ = model.bbox_head(model.backbone(inputs[0], stages=stages))
+        seen = model.backbone(inputs[0])
+        logits, _ = model.bbox_head(seen)
     label = int(best.labels[0])
     order = logits[-1, 0, :, label].argsort(descending=True)[:3]
     title = f'answer most to {("red", "green")[label]} (best detection)'
     assert title in drawn[1][1]['title'] and title not in drawn[2][1]['title']
-    for panel, stage in zip(rois[1:], stages):
+    for panel, stage in zip(rois[1:], seen.stages):
         corners = corners_of(stage.rois[0, order].double().numpy())
         np.testing.assert_allclose(panel.frames[0].corners, corners, atol=1e-5)
     (picture,) = json.loads(path.read_text())['pictures']
     assert picture['area_share'] == pytest.approx(1 - 1 / 2.25)
-    for ours, stage in zip(picture['stages'], stages):
+    for ours, stage in zip(picture['stages'], seen.stages):
         x, y = stage.points[0].reshape(-1, 2).double().numpy().T
         there = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
         kept = (x >= 1 / 6) & (x < 5 / 6) & (y >= 1 / 6) & (y < 5 / 6)
@@ -614,11 +613,10 @@ def test_segmentation_panels(tool, segmentor, monkeypatch, tmp_path, capsys):
     ]
 
     pixels = torch.from_numpy(image.image.copy()).permute(2, 0, 1)[None]
-    stages = []
     with torch.no_grad():
-        model.backbone((pixels.float() - 127.5) / 64, stages=stages)
+        seen = model.backbone((pixels.float() - 127.5) / 64)
     (frames,) = tokens.frames
-    rois = corners_of(stages[-1].rois[0].numpy())
+    rois = corners_of(seen.rois[0].numpy())
     np.testing.assert_allclose(frames.corners, rois, atol=1e-5)
     np.testing.assert_allclose(frames.colors, 0.2 + 0.8 * token_colors(9))
 
@@ -637,10 +635,9 @@ def test_sliding_windows(tool, segmentor, monkeypatch, tmp_path):
     canvas = torch.nn.functional.pad(pixels, (0, 4))[None]  # to 64 x 32
     expected = []
     for left in (0, 20, 24):
-        stages = []
         with torch.no_grad():
-            model.backbone(canvas[..., left : left + 40].contiguous(), stages=stages)
-        corners = corners_of(stages[-1].rois[0].numpy())
+            seen = model.backbone(canvas[..., left : left + 40].contiguous())
+        corners = corners_of(seen.rois[0].numpy())
         expected.append(
             corners * [40 / 60, 1, 40 / 60, 1] + [left / 60, 0, left / 60, 0]
         )
@@ -667,9 +664,8 @@ def test_erased_parts_have_no_truth(tool, segmentor, monkeypatch, tmp_path):
     x = torch.from_numpy(erased.image.copy()).permute(2, 0, 1)[None]
     cfg = Config.fromfile(segmentor / 'whole.py')
     model = tool.load_model(cfg, str(segmentor / 'model.pth'), 'cpu')
-    stages = []
     with torch.no_grad():
-        model.backbone((x.float() - 127.5) / 64, stages=stages)
+        stages = model.backbone((x.float() - 127.5) / 64).stages
     rois = corners_of(stages[-1].rois[0].numpy())[[2, 5]]
     np.testing.assert_allclose(tokens.frames[0].corners, rois, atol=1e-5)
     (picture,) = json.loads((tmp_path / 'numbers.json').read_text())['pictures']

@@ -110,14 +110,9 @@ def by_hand(root, image):
     x = (torch.from_numpy(image.copy()).float() - torch.tensor(MEAN)) / torch.tensor(
         STD
     )
-    stages, blocks = [], []
-    hook = model.backbone.cortex[-1].register_forward_hook(
-        lambda module, args, outputs: blocks.append(outputs[0])
-    )
-    (pooled,) = model.backbone(x.permute(2, 0, 1)[None], stages=stages)
-    hook.remove()
-    logits = model.head.fc(model.backbone.norm(blocks[0][0]))
-    return model.head.fc(pooled)[0].softmax(0).numpy(), stages, logits.numpy()
+    seen = model.backbone.forward_intermediates(x.permute(2, 0, 1)[None])
+    logits = model.head.fc(seen.tokens[0]).numpy()
+    return model.head.fc(seen.pooled)[0].softmax(0).numpy(), seen.stages, logits
 
 
 @pytest.fixture

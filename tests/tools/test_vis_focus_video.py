@@ -130,17 +130,13 @@ def test_best_tokens_of_each_copy(tool):
 
 
 def test_each_token_is_asked_for_its_class(tool):
-    norm = torch.nn.LayerNorm(6)
-    torch.nn.init.normal_(norm.weight)
     model = SimpleNamespace(
-        backbone=SimpleNamespace(norm=norm, embed_dims=6),
+        backbone=SimpleNamespace(embed_dims=6),
         cls_head=SimpleNamespace(fc_cls=torch.nn.Linear(6, 3)),
     )
     tokens = torch.randn(5, 6)
-    centerd = (tokens - tokens.mean(1, keepdim=True)).detach()
-    normed = centerd / (centerd.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
     head = model.cls_head.fc_cls
-    expected = normed * norm.weight @ head.weight.T + head.bias
+    expected = tokens @ head.weight.T + head.bias
     torch.testing.assert_close(tool.video_strips.token_logits(model, tokens), expected)
     for other in (SimpleNamespace(), SimpleNamespace(fc_cls=torch.nn.Linear(7, 3))):
         model.cls_head = other
@@ -282,17 +278,15 @@ def pictures_of(recognizer, frames):
 def by_hand(recognizer, frames):
     """Scores, stages and logits of single tokens without mmaction2's machinery."""
     cfg = Config.fromfile(recognizer / 'toy.py')
-    cfg.model.backbone.out_type = 'tokens'  # through the final norm
     with DefaultScope.overwrite_default_scope('mmaction'):
         model = MODELS.build(cfg.model).eval()
     model.load_state_dict(torch.load(recognizer / 'model.pth')['state_dict'])
     pixels = torch.from_numpy(pictures_of(recognizer, frames)).float()
     inputs = (pixels - torch.tensor(MEAN)) / torch.tensor(STD)
-    stages = []
-    output = model.backbone(inputs.permute(3, 0, 1, 2)[None], stages=stages)
+    seen = model.backbone.forward_intermediates(inputs.permute(3, 0, 1, 2)[None])
     classifier = model.cls_head.fc_cls
-    pooled = model.backbone.norm(stages[-1].tokens.mean(1))  # of a cortex of one block
-    return classifier(pooled).softmax(1)[0], stages, classifier(output.tokens)[0]
+    scores = classifier(seen.pooled).softmax(1)[0]
+    return scores, seen.stages, classifier(seen.tokens)[0]
 
 
 def corners(rois):

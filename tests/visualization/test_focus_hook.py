@@ -98,9 +98,8 @@ def by_hand(backbone, inputs: list, boxes: list) -> dict:
     shares: list = []
     backbone = backbone.eval()
     for picture, boxes_of_one in zip(inputs, boxes):
-        stages: list = []
         with torch.no_grad():
-            backbone(picture[None], stages=stages)
+            stages = backbone.forward_intermediates(picture[None]).stages
         found = []
         for stage in stages:
             rois, points = stage.rois[0], stage.points[0].flatten(0, 1)
@@ -361,15 +360,14 @@ def test_a_recognizer_of_videos(tmp_path):
     runner = train(config, tmp_path / 'run', [hook])
     _, last = rows(tmp_path / 'run', 'focus/cortex.0/roi_length')
     hook = hook_of(runner)
-    stages: list = []
     lengths, outside = [], []
     for sample in hook._samples:
-        stages.clear()
         clip = sample.batch['inputs'][0]  # one view
         assert clip.shape == (1, 3, 8, 24, 24)
         assert (sample.image == clip[0, :, 4].permute(1, 2, 0).numpy()).all()
         with torch.no_grad():
-            runner.model.eval().backbone((clip - 127.5) / 64, stages=stages)
+            backbone = runner.model.eval().backbone
+            stages = backbone.forward_intermediates((clip - 127.5) / 64).stages
         lengths.append(float(stages[0].rois[..., 5].mean()))
         out = (stages[-1].points - 0.5).abs().amax(-1) > 0.5
         outside.append(float(out.float().mean()))

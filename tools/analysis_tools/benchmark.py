@@ -10,7 +10,6 @@ Examples:
         mmpretrain:swin-tiny mmpretrain:resnet50 --batch-size 8
     python tools/analysis_tools/benchmark.py my_config.py --mode train \
         --device cuda --amp fp16 --compile --markdown
-    python tools/analysis_tools/benchmark.py sparseformer-tiny --record-stages
 """
 
 import argparse
@@ -31,11 +30,9 @@ from mmengine.config import DictAction
 from torch import nn
 from torch.nn import functional as F
 
-from sparseformer_mm import SparseFormer
 from sparseformer_mm.utils.configs import build_model
 from sparseformer_mm.utils.errors import fail
 
-RECORDING = '+stages'
 DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -87,12 +84,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--markdown', action='store_true', help='print the table as Markdown'
     )
-    parser.add_argument(
-        '--record-stages',
-        action='store_true',
-        help=f'a second row for each model, MODEL{RECORDING}, that records where it '
-        'looks; all must be SparseFormers',
-    )
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.baseline = args.baseline or args.models[0]
@@ -100,8 +91,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser.error(f'--baseline {args.baseline} is not one of the models')
     if len(set(args.models)) < len(args.models):
         parser.error('each model can be given only once')
-    if args.record_stages:
-        args.models = [n + end for n in args.models for end in ('', RECORDING)]
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error('--device cuda: this PyTorch sees no CUDA device')
     if args.amp == 'fp16' and args.device == 'cpu':
@@ -126,24 +115,6 @@ def _loss(outputs, labels: torch.Tensor) -> torch.Tensor:
         _loss(o, labels) if isinstance(o, (list, tuple)) else o.float().square().mean()
         for o in flat
     )
-
-
-def build(name: str, args: argparse.Namespace) -> nn.Module:
-    """Build a row's model; one with ``+stages`` records in every forward pass."""
-    plain = name[: -len(RECORDING)] if name.endswith(RECORDING) else name
-    model = build_model(plain, args.cfg_options)
-    if plain == name:
-        return model
-    backbones = [m for m in model.modules() if isinstance(m, SparseFormer)]
-    if not backbones:
-        fail(f'--record-stages: there is no SparseFormer in {plain}; leave it out')
-
-    def record(module, inputs, kwargs):
-        return inputs, dict(kwargs, stages=[])
-
-    for backbone in backbones:
-        backbone.register_forward_pre_hook(record, with_kwargs=True)
-    return model
 
 
 def make_step(model: nn.Module, args: argparse.Namespace) -> Callable:
@@ -209,7 +180,7 @@ def measure_speed(args: argparse.Namespace) -> Dict[str, List[float]]:
     steps, times = {}, {}
     for name in args.models:
         print(f'warming up {name}', file=sys.stderr, flush=True)
-        steps[name] = make_step(build(name, args), args)
+        steps[name] = make_step(build_model(name, args.cfg_options), args)
         timed(steps[name], max(1, args.warmup), args.device)
         once = timed(steps[name], 1, args.device)
         times[name] = max(1, round(args.seconds / once))
@@ -256,15 +227,15 @@ def measure_own_memory(args: argparse.Namespace) -> Optional[float]:
     # A first build imports everything and is thrown away.
     before = 0.0
     if on_cpu:
-        build(args.memory_of, args)
+        build_model(args.memory_of, args.cfg_options)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # or the heap keeps what it freed
         before = resident_mib(peak=False)
-        model = build(args.memory_of, args)
+        model = build_model(args.memory_of, args.cfg_options)
         # Initialisation may have peaked higher than any step: start anew.
         Path('/proc/self/clear_refs').write_text('5')
     else:
-        model = build(args.memory_of, args)
+        model = build_model(args.memory_of, args.cfg_options)
     step = make_step(model, args)
     for _ in range(3):
         step()

@@ -141,8 +141,7 @@ def look(
             relative_box(sample, box)
             for sample, box in zip(data['data_samples'], found)
         ]
-        stages: list = []
-        model.backbone(data['inputs'], stages=stages)
+        stages = model.backbone.forward_intermediates(data['inputs']).stages
         yield Looked(
             rgb_images(data['inputs'], model.data_preprocessor),
             torch.tensor(relative),
