@@ -6,16 +6,17 @@ that library only. Tools and other parts of the package ask the host instead of 
 name of a library or class.
 """
 
+import copy
 import importlib
 import importlib.util
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from .models import SparseFormer
 
-__all__ = ['LIBRARIES', 'Host', 'Library', 'Normalisation', 'host_of']
+__all__ = ['LIBRARIES', 'Drawing', 'Host', 'Library', 'Normalisation', 'host_of']
 
 
 class Library(NamedTuple):
@@ -65,6 +66,24 @@ class Normalisation(NamedTuple):
         return (images - mean) / std
 
 
+class Drawing(NamedTuple):
+    """How a library draws predictions while it tests.
+
+    Attributes:
+        hook: its type.
+        switch: the hook's argument that switches it on.
+        visualizer: type of the visualizer.
+        folder: the hook's argument for a folder; None if the visualizer takes it.
+        views: whether it can draw when test-time augmentation makes several views.
+    """
+
+    hook: str
+    switch: str
+    visualizer: str
+    folder: Optional[str]
+    views: bool
+
+
 class Host:
     """One library and its models; this one is plain mmengine, which has no task.
 
@@ -78,6 +97,11 @@ class Host:
     loader_defaults: Dict[str, Any] = {}
     #: Whether the pipelines load RGB, not BGR.
     loads_rgb = False
+    #: Type of the metric that dumps predictions.
+    dump_metric = 'DumpResults'
+    drawing: Optional[Drawing] = None
+    #: What merges the predictions of several views; None if the library has nothing.
+    tta_model: Optional[Dict[str, Any]] = None
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         """Build a config's model by the library's own function, without weights.
@@ -153,6 +177,12 @@ class Host:
             elif kind == 'Resize':
                 size = _sides(step['scale']) if self._makes_one_size(step) else None
         return size
+
+    def tta_pipeline(self, pipeline: Sequence[dict]) -> List[dict]:
+        """A test pipeline that gives a second, flipped view of each sample."""
+        *steps, pack = copy.deepcopy(list(pipeline))
+        flips = [dict(type='RandomFlip', prob=share) for share in (1.0, 0.0)]
+        return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
     def _makes_one_size(self, resize: dict) -> bool:
         return not resize.get('keep_ratio') and resize.get('scale') is not None

@@ -6,9 +6,8 @@ The config's ``default_scope`` decides which library is meant.
 import argparse
 import os
 import os.path as osp
-from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, Optional, Sequence
 
 import mmengine
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 
+from sparseformer_mm.host import host_of
 from sparseformer_mm.utils.checkpoints import (
     check_checkpoint,
     does_not_fit,
@@ -29,25 +29,8 @@ from sparseformer_mm.utils.launch import (
     prepare_config,
 )
 
-# default_scope -> visualization hook, the key that switches it on, visualizer
-VISUALIZATION = {
-    'mmpretrain': ('VisualizationHook', 'enable', 'UniversalVisualizer'),
-    'mmaction': ('VisualizationHook', 'enable', 'ActionVisualizer'),
-    'mmdet': ('DetVisualizationHook', 'draw', 'DetLocalVisualizer'),
-    'mmseg': ('SegVisualizationHook', 'draw', 'SegLocalVisualizer'),
-}
-# default_scope -> what merges test-time augmented predictions
-TTA_MODELS = {
-    'mmpretrain': dict(type='AverageClsScoreTTA'),
-    'mmseg': dict(type='SegTTAModel'),
-    'mmdet': dict(
-        type='DetTTAModel',
-        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
-    ),
-}
 
-
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
@@ -84,29 +67,29 @@ def parse_args() -> argparse.Namespace:
         help='test-time augmentation, as the config says or by flips',
     )
     add_common_arguments(parser)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
     """Switch on the library's own visualization hook."""
-    scope = cfg.get('default_scope')
-    if scope not in VISUALIZATION:
-        fail(f'--show and --show-dir are not known for {scope} configs')
-    if args.tta and scope in ('mmpretrain', 'mmaction'):
+    host = host_of(cfg)
+    drawing = host.drawing
+    if drawing is None:
+        fail(f'--show and --show-dir are not known for {host.scope} configs')
+    if args.tta and not drawing.views:
         fail(
-            f"{scope}'s visualization hook cannot draw several views of a "
+            f"{host.scope}'s visualization hook cannot draw several views of a "
             'sample: use --show and --show-dir without --tta'
         )
-    kind, switch, visualizer = VISUALIZATION[scope]
     if cfg.get('visualizer') is None:
         cfg.visualizer = ConfigDict(
-            type=visualizer, vis_backends=[dict(type='LocalVisBackend')]
+            type=drawing.visualizer, vis_backends=[dict(type='LocalVisBackend')]
         )
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    hook = hooks.get('visualization') or ConfigDict(type=kind)
+    hook = hooks.get('visualization') or ConfigDict(type=drawing.hook)
     hook.update(
         {
-            switch: True,
+            drawing.switch: True,
             'show': args.show,
             'interval': args.interval,
             'wait_time': args.wait_time,
@@ -117,53 +100,35 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
         return
     folder = osp.abspath(args.show_dir)
     os.makedirs(folder, exist_ok=True)
-    if scope == 'mmseg':
+    if drawing.folder is None:
         cfg.visualizer.save_dir = folder
     else:
-        hook['test_out_dir' if scope == 'mmdet' else 'out_dir'] = folder
+        hook[drawing.folder] = folder
 
 
 def set_tta(cfg: Config) -> None:
     """Wrap model and pipeline for test-time augmentation."""
-    scope = cfg.get('default_scope')
+    host = host_of(cfg)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    for key in ('tta_model', 'tta_pipeline'):
+        if key not in cfg and host.tta_model is None:
+            fail(f'--tta needs tta_model and tta_pipeline in a {host.scope} config')
     if 'tta_model' not in cfg:
-        if scope not in TTA_MODELS:
-            fail(f'--tta needs tta_model and tta_pipeline in a {scope} config')
-        cfg.tta_model = ConfigDict(TTA_MODELS[scope])
+        cfg.tta_model = ConfigDict(host.tta_model)
     if 'tta_pipeline' not in cfg:
-        if scope not in TTA_MODELS:
-            fail(f'--tta needs a tta_pipeline in a {scope} config')
-        *steps, pack = deepcopy(list(dataset.pipeline))
-        if scope == 'mmdet':
-            pack.meta_keys = (
-                'img_id',
-                'img_path',
-                'ori_shape',
-                'img_shape',
-                'scale_factor',
-                'flip',
-                'flip_direction',
-            )
-        # mmseg measures with the masks of the first view, flipped like its image.
-        order = (0.0, 1.0) if scope == 'mmseg' else (1.0, 0.0)
-        flips = [dict(type='RandomFlip', prob=p) for p in order]
-        cfg.tta_pipeline = [
-            *steps,
-            dict(type='TestTimeAug', transforms=[flips, [pack]]),
-        ]
+        cfg.tta_pipeline = host.tta_pipeline(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
 
 
 def set_dump(cfg: Config, pickled: str) -> None:
     """Let the library's own dumping metric write the predictions."""
-    kind = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
     metrics = cfg.test_evaluator
     metrics = [*metrics] if isinstance(metrics, (list, tuple)) else [metrics]
-    cfg.test_evaluator = [*metrics, dict(type=kind, out_file_path=pickled)]
+    dump = dict(type=host_of(cfg).dump_metric, out_file_path=pickled)
+    cfg.test_evaluator = [*metrics, dump]
 
 
 def plain(value: Any) -> Any:
@@ -179,8 +144,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
     if args.out and not args.out.endswith(('.pkl', '.pickle', '.json')):
         fail(f'--out {args.out}: the name must end in .pkl or .json')
     cfg = prepare_config(args)

@@ -6,7 +6,7 @@ The config's ``default_scope`` decides which library is meant.
 import argparse
 import os.path as osp
 import sys
-from typing import Optional
+from typing import Optional, Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -25,7 +25,7 @@ from sparseformer_mm.utils.launch import (
 CPU_AMP = 'sparseformer_mm.BFloat16OptimWrapper'
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
         '--deterministic', action='store_true', help='only deterministic operators'
     )
     add_common_arguments(parser)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def set_amp(cfg: Config, wanted: bool, dtype: Optional[str]) -> None:
@@ -133,8 +133,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         cfg.randomness = randomness
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
     cfg = prepare_config(args)
     for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:

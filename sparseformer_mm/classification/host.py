@@ -6,7 +6,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.apis import get_model
 from torch import nn
 
-from ..host import Host
+from ..host import Drawing, Host
 
 
 class ClassificationHost(Host):
@@ -17,6 +17,11 @@ class ClassificationHost(Host):
         pin_memory=True,
         persistent_workers=True,
     )
+
+    drawing = Drawing(
+        'VisualizationHook', 'enable', 'UniversalVisualizer', 'out_dir', views=False
+    )
+    tta_model = dict(type='AverageClsScoreTTA')
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         init_default_scope(self.scope)

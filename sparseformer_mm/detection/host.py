@@ -1,6 +1,6 @@
 """What is particular to mmdet."""
 
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import mmdet.models  # noqa: F401  what a config needs to build
 import torch
@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..host import Host
+from ..host import Drawing, Host
 from ..models.rois import rois_to_corners
 from .head import SparseFormerHead
 
@@ -19,6 +19,14 @@ class DetectionHost(Host):
 
     scope = 'mmdet'
     task = 'detection'
+    dump_metric = 'DumpDetResults'
+    drawing = Drawing(
+        'DetVisualizationHook', 'draw', 'DetLocalVisualizer', 'test_out_dir', views=True
+    )
+    tta_model = dict(
+        type='DetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+    )
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         # A palette keeps it from asking the test data, which may not be there.
@@ -78,6 +86,21 @@ class DetectionHost(Host):
     def answer_axes(self, raw: bool) -> Dict[str, Dict[int, str]]:
         names = ('logits', 'boxes') if raw else ('boxes', 'scores', 'labels')
         return {name: {} for name in names}
+
+    def tta_pipeline(self, pipeline: Sequence[dict]) -> List[dict]:
+        views = super().tta_pipeline(pipeline)
+        (pack,) = views[-1]['transforms'][-1]
+        # How a view was made, to turn its boxes back.
+        pack['meta_keys'] = (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+            'flip',
+            'flip_direction',
+        )
+        return views
 
 
 HOST = DetectionHost()

@@ -1,6 +1,6 @@
 """What is particular to mmseg."""
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import mmseg.models  # noqa: F401  what a config needs to build
 import torch.nn.functional as F
@@ -8,12 +8,16 @@ from mmengine.config import Config
 from mmseg.apis import init_model
 from torch import Tensor, nn
 
-from ..host import Host
+from ..host import Drawing, Host
 
 
 class SegmentationHost(Host):
     scope = 'mmseg'
     task = 'segmentation'
+    drawing = Drawing(
+        'SegVisualizationHook', 'draw', 'SegLocalVisualizer', None, views=True
+    )
+    tta_model = dict(type='SegTTAModel')
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         return init_model(cfg, None, device=device)
@@ -45,6 +49,12 @@ class SegmentationHost(Host):
         if size is None:  # what training crops to
             size = (cfg.model.get('data_preprocessor') or {}).get('size')
         return list(size) if size else None
+
+    def tta_pipeline(self, pipeline: Sequence[dict]) -> List[dict]:
+        views = super().tta_pipeline(pipeline)
+        # mmseg measures with the masks of the first view, flipped like its image.
+        views[-1]['transforms'][0].reverse()
+        return views
 
 
 HOST = SegmentationHost()

@@ -8,13 +8,16 @@ from mmaction.models.recognizers import Recognizer3D
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..host import Host
+from ..host import Drawing, Host
 
 
 class VideoHost(Host):
     scope = 'mmaction'
     task = 'video'
     loads_rgb = True
+    drawing = Drawing(
+        'VisualizationHook', 'enable', 'ActionVisualizer', 'out_dir', views=False
+    )
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         return init_recognizer(cfg, None, device=device)
