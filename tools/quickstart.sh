@@ -34,19 +34,19 @@ done
 case $task in
     classification)
         config=configs/classification/sparseformer-nano_1xb32_digits.py
-        data=data/digits digits=cls level=quickstart work=work_dirs/quickstart
+        data=data/digits level=quickstart work=work_dirs/quickstart
         metric='accuracy/top1: [0-9.]+' means='% top-1' ;;
     detection)
         config=configs/detection/sparseformer-nano-modern_1xb16_digits.py
-        data=data/digits_det digits=det level=full work=work_dirs/quickstart_det
+        data=data/digits_detection level=full work=work_dirs/quickstart_detection
         metric='coco/bbox_mAP: [0-9.]+' means='mAP (0 to 1)' ;;
     segmentation)
         config=configs/segmentation/sparseformer-nano_1xb8_digits.py
-        data=data/digits_seg digits=seg level=full work=work_dirs/quickstart_seg
+        data=data/digits_segmentation level=full work=work_dirs/quickstart_segmentation
         metric='mIoU: [0-9.]+' means='mIoU (0 to 100)' ;;
     video)
         config=configs/video/sparseformer-nano_1xb16_digits.py
-        data=data/digits_video digits=video level=full work=work_dirs/quickstart_video
+        data=data/digits_video level=full work=work_dirs/quickstart_video
         metric='acc/top1: [0-9.]+' means='top-1 (0 to 1)' ;;
     *)
         echo "--task is classification, detection, segmentation or video, not '$task'" >&2
@@ -71,13 +71,13 @@ export PYTHONWARNINGS="ignore:Fail to import${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 environment_s=$SECONDS
 
-if [ "$task" = segmentation ] && [ ! -f work_dirs/quickstart_det/epoch_6.pth ]; then
+if [ "$task" = segmentation ] && [ ! -f work_dirs/quickstart_detection/epoch_6.pth ]; then
     step 'the detector that the segmentor starts from'
     bash tools/quickstart.sh --task detection ${setup[@]+"${setup[@]}"}
 fi
 
 step "data: $data"
-"$python" tools/dataset_converters/make_digits.py "$data" --task "$digits"
+"$python" tools/dataset_converters/make_digits.py "$data" --task "$task"
 
 mkdir -p "$work"
 training_start=$SECONDS

@@ -10,7 +10,7 @@ _base_ = [
 # Pretrain: sparseformer-nano-modern_1xb16_digits.py, for instance that which
 # `bash tools/quickstart.sh --task detection` leaves. For another file:
 #   --cfg-options model.backbone.init_cfg.checkpoint=PATH
-pretrained = 'work_dirs/quickstart_det/epoch_6.pth'
+pretrained = 'work_dirs/quickstart_detection/epoch_6.pth'
 
 model = dict(
     data_preprocessor=dict(size=(256, 256)),

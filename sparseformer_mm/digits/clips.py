@@ -47,9 +47,9 @@ class Clip:
     """One moving digit.
 
     Args:
-        label (int): Class, an index of ``MOTIONS``.
-        frames (list[Scene]): One digit on the same background each.
-        noise_seed (int): Seed of the frames' noise.
+        label: Class, an index of ``MOTIONS``.
+        frames: One digit on the same background each.
+        noise_seed: Seed of the frames' noise.
     """
 
     label: int
@@ -82,11 +82,11 @@ class Trajectory:
     """Where a patch is in every frame.
 
     Args:
-        centers (np.ndarray): Middle (x, y) of the patch in pixels, (T, 2); a
+        centers: Middle (x, y) of the patch in pixels, (T, 2); a
             picture's upper left corner is (0, 0).
-        scales (np.ndarray): Size of the patch in units of the given one,
+        scales: Size of the patch in units of the given one,
             (T,), at most 1.
-        middle (np.ndarray): Middle of the patch at the middle of the clip,
+        middle: Middle of the patch at the middle of the clip,
             which may lie between two frames, (2,).
     """
 
@@ -102,7 +102,7 @@ def draw_range(rng: np.random.Generator, size: int) -> Tuple[float, float]:
     digit may be.
 
     Returns:
-        tuple: The distance in pixels and the factor of growth.
+        The distance in pixels and the factor of growth.
     """
     return size * rng.uniform(*_DISTANCE), rng.uniform(*_GROWTH)
 
@@ -119,19 +119,19 @@ def draw_trajectory(
     """Draw a place which leaves room for every motion, then move one way.
 
     Args:
-        rng (np.random.Generator): Source of randomness.
-        motion (str): One of ``MOTIONS``.
-        num_frames (int): Length T of the clip.
-        size (int): Side of the square picture in pixels.
-        patch (tuple[int, int]): Height and width of the patch at its
+        rng: Source of randomness.
+        motion: One of ``MOTIONS``.
+        num_frames: Length T of the clip.
+        size: Side of the square picture in pixels.
+        patch: Height and width of the patch at its
             greatest, in pixels.
-        distance (float): Way from the first to the last frame in pixels; who
+        distance: Way from the first to the last frame in pixels; who
             turns back goes half of it to and half of it fro.
-        growth (float): Greatest size in units of the smallest. At its middle,
+        growth: Greatest size in units of the smallest. At its middle,
             every clip has the geometric mean of both.
 
     Returns:
-        Trajectory: The patch lies inside the picture in all frames.
+        The patch lies inside the picture in all frames.
     """
     extent = np.array(patch[::-1], float)
     middle = growth**-0.5
@@ -165,13 +165,13 @@ def warp_patch(
     """Shrink a patch and put it on an empty canvas, between pixels too.
 
     Args:
-        alpha (np.ndarray): Opacity, (h, w) float32 in 0..1.
-        center (np.ndarray): Where its middle goes, (x, y) in pixels.
-        scale (float): Its size on the canvas in units of its own.
-        size (int): Side of the square canvas in pixels.
+        alpha: Opacity, (h, w) float32 in 0..1.
+        center: Where its middle goes, (x, y) in pixels.
+        scale: Its size on the canvas in units of its own.
+        size: Side of the square canvas in pixels.
 
     Returns:
-        np.ndarray: Opacity, (size, size) in 0..1.
+        Opacity, (size, size) in 0..1.
     """
     height, width = alpha.shape
     scale, fine = scale * _OVERSAMPLING, size * _OVERSAMPLING
@@ -220,7 +220,7 @@ def check_encoder() -> str:
     """Stop with the cure where mp4 files cannot be written.
 
     Returns:
-        str: The version of PyAV.
+        The version of PyAV.
 
     Raises:
         SystemExit: If PyAV or its H.264 encoder is missing.

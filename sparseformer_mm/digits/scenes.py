@@ -27,7 +27,7 @@ def load_source_digits() -> Tuple[np.ndarray, np.ndarray]:
     """Load scikit-learn's handwritten digits.
 
     Returns:
-        tuple: ``pixels`` (1797, 8, 8), float32 in 0..1, and ``labels``
+        ``pixels`` (1797, 8, 8), float32 in 0..1, and ``labels``
         (1797,), int64.
     """
     try:
@@ -47,10 +47,10 @@ def split_sources(labels: np.ndarray) -> Dict[str, np.ndarray]:
     """Divide the source digits, class by class, into train and val.
 
     Args:
-        labels (np.ndarray): Class of every source digit, shape (S,).
+        labels: Class of every source digit, shape (S,).
 
     Returns:
-        dict[str, np.ndarray]: Sorted source indices of ``train`` (80 %) and
+        Sorted source indices of ``train`` (80 %) and
         ``val`` (20 %); no index is in both.
     """
     rng = np.random.default_rng(_SPLIT_SEED)
@@ -68,12 +68,12 @@ class PlacedDigit:
     """One digit on the canvas.
 
     Args:
-        label (int): Class.
-        source (int): Index of the source digit in scikit-learn's set.
-        alpha (np.ndarray): Opacity, (h, w) in 0..1.
-        color (np.ndarray): RGB in 0..1, shape (3,).
-        x (int): Canvas column of the patch's left edge.
-        y (int): Canvas row of the patch's upper edge.
+        label: Class.
+        source: Index of the source digit in scikit-learn's set.
+        alpha: Opacity, (h, w) in 0..1.
+        color: RGB in 0..1, shape (3,).
+        x: Canvas column of the patch's left edge.
+        y: Canvas row of the patch's upper edge.
     """
 
     label: int
@@ -100,8 +100,8 @@ class Scene:
     """A cluttered canvas and the digits on it, first drawn first.
 
     Args:
-        background (np.ndarray): (H, W, 3) RGB in 0..1, clutter included.
-        digits (list[PlacedDigit]): The digits; they lie inside the canvas.
+        background: (H, W, 3) RGB in 0..1, clutter included.
+        digits: The digits; they lie inside the canvas.
     """
 
     background: np.ndarray
@@ -142,11 +142,11 @@ def paste(
     """Blend a coloured patch into a canvas (in place).
 
     Args:
-        canvas (np.ndarray): (H, W, 3) in 0..1.
-        alpha (np.ndarray): (h, w) opacity; the patch must fit.
-        color (np.ndarray): (3,) in 0..1.
-        x (int): Left edge of the patch.
-        y (int): Upper edge of the patch.
+        canvas: (H, W, 3) in 0..1.
+        alpha: (h, w) opacity; the patch must fit.
+        color: (3,) in 0..1.
+        x: Left edge of the patch.
+        y: Upper edge of the patch.
     """
     region = canvas[y : y + alpha.shape[0], x : x + alpha.shape[1]]
     region += alpha[..., None] * (color - region)
@@ -160,13 +160,13 @@ def render_glyph(
     Rotation, shear, aspect ratio, stroke thickness and edge softness vary.
 
     Args:
-        pixels (np.ndarray): (8, 8) in 0..1.
-        height (float): Wanted height in pixels; the distortion changes the
+        pixels: (8, 8) in 0..1.
+        height: Wanted height in pixels; the distortion changes the
             result by some percent.
-        rng (np.random.Generator): Source of randomness.
+        rng: Source of randomness.
 
     Returns:
-        np.ndarray: (h, w) opacity in 0..1, cropped to its visible part.
+        (h, w) opacity in 0..1, cropped to its visible part.
     """
     rows, columns = np.nonzero(pixels >= INK)
     middle = np.array([columns.min() + columns.max(), rows.min() + rows.max()]) / 2
@@ -201,11 +201,11 @@ class SceneSampler:
     """Draws scenes; the same generator state gives the same scene.
 
     Args:
-        pixels (np.ndarray): All source digits, (S, 8, 8) in 0..1.
-        labels (np.ndarray): Their classes, (S,).
-        sources (np.ndarray): Indices which may be used, (one split).
-        canvas_size (int): Side of the square canvas in pixels.
-        digit_size (tuple[int, int], optional): Least and greatest height of
+        pixels: All source digits, (S, 8, 8) in 0..1.
+        labels: Their classes, (S,).
+        sources: Indices which may be used, (one split).
+        canvas_size: Side of the square canvas in pixels.
+        digit_size: Least and greatest height of
             a digit in pixels. Defaults to a quarter and half of the canvas.
     """
 
@@ -245,13 +245,13 @@ class SceneSampler:
         """Draw a scene with the given source digits.
 
         Args:
-            rng (np.random.Generator): Source of randomness.
-            sources (Sequence[int]): One source index per digit. A digit for
+            rng: Source of randomness.
+            sources: One source index per digit. A digit for
                 which no free place is found is left out, so a crowded canvas
                 may hold fewer.
 
         Returns:
-            Scene: Digits overlap neither each other nor bright clutter.
+            Digits overlap neither each other nor bright clutter.
         """
         scene = Scene(self.background(rng))
         occupied = []

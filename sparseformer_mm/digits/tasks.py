@@ -1,4 +1,4 @@
-"""The tasks of ``make_digits.py``: which scenes they show and which files.
+"""The four tasks: which scenes their data sets show, and which files these are.
 
 Adding a task means writing a ``compose`` and a ``write`` function and naming
 them in :data:`TASKS`.
@@ -42,20 +42,20 @@ class Task:
     """How the scenes of one task are drawn and written.
 
     Args:
-        compose (Callable): ``(sampler, rng, index) -> Scene``.
-        write (Callable): ``(root, split, scenes) -> None``; consumes the
+        compose: ``(sampler, rng, index) -> Scene``.
+        write: ``(root, split, scenes) -> None``; consumes the
             scenes one by one, so that a split never has to fit in memory.
-        draw (Callable): ``scene -> (h, w, 3) RGB uint8``, a tile of
+        draw: ``scene -> (h, w, 3) RGB uint8``, a tile of
             ``samples.png``.
-        train (int): Default number of training pictures.
-        val (int): Default number of validation pictures.
-        size (int): Default side of the pictures in pixels.
-        digit_eighths (tuple[int, int]): Default least and greatest height of
+        train: Default number of training pictures.
+        val: Default number of validation pictures.
+        size: Default side of the pictures in pixels.
+        digit_eighths: Default least and greatest height of
             the digits, in eighths of the pictures' side.
-        columns (int): Tiles side by side in ``samples.png``.
-        samples (int): Tiles of ``samples.png``, at most.
-        noun (str): What the task calls its scenes.
-        options (dict): Defaults of the arguments which only this task has;
+        columns: Tiles side by side in ``samples.png``.
+        samples: Tiles of ``samples.png``, at most.
+        noun: What the task calls its scenes.
+        options: Defaults of the arguments which only this task has;
             ``compose`` and ``write`` get their values as keywords.
     """
 
@@ -165,10 +165,10 @@ def write_clips(
     """Write clips, ``split.txt``, ``split_boxes.json`` and ``classes.txt``.
 
     Args:
-        root (Path): Folder of the data set.
-        split (str): 'train' or 'val'.
-        clips (Iterable[Clip]): The clips.
-        format (str): 'mp4', a file per clip, or 'frames', a folder each.
+        root: Folder of the data set.
+        split: 'train' or 'val'.
+        clips: The clips.
+        format: 'mp4', a file per clip, or 'frames', a folder each.
     """
     folder = f'{"videos" if format == "mp4" else "frames"}/{split}'
     (root / folder).mkdir(parents=True)
@@ -252,7 +252,7 @@ def write_json(path: Path, content: dict) -> None:
 # Smaller digits in larger pictures, so that six find a place.
 _SCATTERED = dict(train=6000, val=1000, size=128, digit_eighths=(1, 3))
 TASKS: Dict[str, Task] = {
-    'cls': Task(
+    'classification': Task(
         compose_single,
         write_class_folders,
         draw_boxes,
@@ -261,8 +261,10 @@ TASKS: Dict[str, Task] = {
         size=64,
         digit_eighths=(2, 4),
     ),
-    'det': Task(compose_several, write_coco, draw_boxes, **_SCATTERED),
-    'seg': Task(compose_several, write_masks, draw_mask, columns=5, **_SCATTERED),
+    'detection': Task(compose_several, write_coco, draw_boxes, **_SCATTERED),
+    'segmentation': Task(
+        compose_several, write_masks, draw_mask, columns=5, **_SCATTERED
+    ),
     'video': Task(
         compose_clip,
         write_clips,

@@ -1,9 +1,5 @@
 """The embedded data set of moving digits."""
 
-import hashlib
-import importlib
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +9,14 @@ import pytest
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 
-TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
-SCRIPT = TOOLS / 'make_digits.py'
+from helpers.digits import (  # noqa: E402
+    check_sources,
+    fingerprint,
+    make_digits,
+    read_json,
+)
+from sparseformer_mm.digits import clips, scenes  # noqa: E402
+
 SMALL = ['--task', 'video', '--train', '24', '--val', '16']
 MOTIONS = ('right', 'left', 'up', 'down', 'growing', 'shrinking')
 MOTIONS += ('still', 'turning_back')
@@ -22,31 +24,10 @@ SIZE = 52
 
 
 @pytest.fixture(scope='module')
-def clips():
-    return importlib.import_module('sparseformer_mm.digits.clips')
-
-
-@pytest.fixture(scope='module')
-def scenes(clips):
-    return importlib.import_module('sparseformer_mm.digits.scenes')
-
-
-def run(*args, code=0):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, args)],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
-
-
-@pytest.fixture(scope='module')
 def videos(tmp_path_factory):
     pytest.importorskip('av', reason='mp4 files are written by PyAV')
     root = tmp_path_factory.mktemp('videos') / 'set'
-    output = run(root, *SMALL)
+    output = make_digits(root, *SMALL)
     assert 'train: 24/24 clips' in output and 'val: 16/16 clips' in output
     assert '24 training and 16 validation clips of 52x52' in output
     return root
@@ -55,20 +36,8 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope='module')
 def frames(tmp_path_factory):
     root = tmp_path_factory.mktemp('frames') / 'set'
-    run(root, *SMALL, '--format', 'frames')
+    make_digits(root, *SMALL, '--format', 'frames')
     return root
-
-
-def fingerprint(root):
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob('*'))
-        if path.is_file()
-    }
-
-
-def read_json(path):
-    return json.loads(path.read_text())
 
 
 def read_list(path):
@@ -82,13 +51,13 @@ def read_folder(folder):
     return np.stack([cv2.imread(str(folder / name)) for name in names])[..., ::-1]
 
 
-def make_sampler(scenes, split='train', size=SIZE, digit_size=(13, 19)):
+def make_sampler(split='train', size=SIZE, digit_size=(13, 19)):
     pixels, labels = scenes.load_source_digits()
     sources = scenes.split_sources(labels)[split]
     return scenes.SceneSampler(pixels, labels, sources, size, digit_size)
 
 
-def draw(clips, motion, seed, num_frames=15, patch=(24, 18)):
+def draw(motion, seed, num_frames=15, patch=(24, 18)):
     """A trajectory and the distance and growth drawn for it."""
     rng = np.random.default_rng(seed)
     distance, growth = clips.draw_range(rng, SIZE)
@@ -96,24 +65,22 @@ def draw(clips, motion, seed, num_frames=15, patch=(24, 18)):
     return path, distance, growth
 
 
-def make_clip(clips, scenes, motion, seed, num_frames=15, source=7):
-    sampler = make_sampler(scenes)
+def make_clip(motion, seed, num_frames=15, source=7):
+    sampler = make_sampler()
     sampler.dealt_source = lambda n: source
     rng = np.random.default_rng(seed)
     return clips.compose_clip(sampler, rng, MOTIONS.index(motion), num_frames)
 
 
-def test_classes_in_order(clips):
+def test_classes_in_order():
     assert clips.MOTIONS == MOTIONS
 
 
 @pytest.mark.parametrize('num_frames', [15, 16])
-def test_middle_picture_is_the_same_for_all_motions(clips, scenes, num_frames):
+def test_middle_picture_is_the_same_for_all_motions(num_frames):
     """Bit by bit: place, size, digit, colour, clutter and noise."""
     for seed in range(6):
-        made = [
-            make_clip(clips, scenes, motion, seed, num_frames) for motion in MOTIONS
-        ]
+        made = [make_clip(motion, seed, num_frames) for motion in MOTIONS]
         assert [clip.label for clip in made] == list(range(8))
         for clip in made:
             background = clip.frames[0].background
@@ -126,14 +93,14 @@ def test_middle_picture_is_the_same_for_all_motions(clips, scenes, num_frames):
             assert not (first[0] == first[1]).all()
 
 
-def test_middle_is_distributed_alike(clips):
+def test_middle_is_distributed_alike():
     """Other seeds for each class: place and size pass two-sample KS tests."""
     stats = pytest.importorskip('scipy.stats')
     number, middles = 2000, {}
     for label, motion in enumerate(MOTIONS):
         rows = []
         for seed in range(number):
-            path, _, _ = draw(clips, motion, [label, seed])
+            path, _, _ = draw(motion, [label, seed])
             assert (path.centers[7] == path.middle).all()
             rows.append([*path.centers[7], path.scales[7]])
         middles[motion] = np.array(rows)
@@ -156,12 +123,12 @@ def test_middle_is_distributed_alike(clips):
 
 
 @pytest.mark.parametrize('num_frames', [4, 15, 16])
-def test_pairs_are_each_other_backwards(clips, num_frames):
+def test_pairs_are_each_other_backwards(num_frames):
     pairs = [('right', 'left'), ('up', 'down'), ('growing', 'shrinking')]
     for seed in range(100):
         for there, back in pairs:
-            there, _, _ = draw(clips, there, seed, num_frames)
-            back, _, _ = draw(clips, back, seed, num_frames)
+            there, _, _ = draw(there, seed, num_frames)
+            back, _, _ = draw(back, seed, num_frames)
             np.testing.assert_allclose(there.centers, back.centers[::-1], rtol=1e-12)
             np.testing.assert_allclose(there.scales, back.scales[::-1], rtol=1e-12)
             assert abs(there.centers - back.centers).max() > 1 or (
@@ -169,14 +136,14 @@ def test_pairs_are_each_other_backwards(clips, num_frames):
             )
 
 
-def test_motions(clips):
+def test_motions():
     """Way, direction and growth of every class, always inside the picture."""
     ways = dict(right=(1, 0), left=(-1, 0), up=(0, -1), down=(0, 1))
     extent = np.array([18, 24])
     turns, directions, distances, growths = [], set(), [], []
     for seed in range(400):
         for motion in MOTIONS:
-            path, distance, growth = draw(clips, motion, seed, 46)
+            path, distance, growth = draw(motion, seed, 46)
             half = path.scales[:, None] * extent / 2
             assert (path.centers - half >= -1e-9).all()
             assert (path.centers + half <= SIZE + 1e-9).all()
@@ -209,8 +176,8 @@ def test_motions(clips):
     assert 1.6 <= min(growths) < 1.62 and 2.18 < max(growths) <= 2.2
 
 
-def test_too_large_digit_gets_smaller_for_all_motions(clips):
-    paths = [draw(clips, motion, 3, patch=(90, 40))[0] for motion in MOTIONS]
+def test_too_large_digit_gets_smaller_for_all_motions():
+    paths = [draw(motion, 3, patch=(90, 40))[0] for motion in MOTIONS]
     for path in paths:
         assert path.scales[7] == paths[0].scales[7]
         half = path.scales[:, None] * np.array([40, 90]) / 2
@@ -224,7 +191,7 @@ def center_of_mass(alpha):
     return np.array([(columns * alpha).sum(), (rows * alpha).sum()]) / alpha.sum()
 
 
-def test_warp_puts_the_patch_where_it_should(clips):
+def test_warp_puts_the_patch_where_it_should():
     """Between pixels too: mass and its center follow the arguments."""
     alpha = np.zeros((25, 31), np.float32)
     alpha[2:-2, 2:-2] = 1
@@ -239,11 +206,11 @@ def test_warp_puts_the_patch_where_it_should(clips):
             assert canvas.sum() == pytest.approx(21 * 27 * scale**2, rel=0.02)
 
 
-def test_boxes_hold_the_ink(clips, scenes):
+def test_boxes_hold_the_ink():
     """The rendered digit is where the boxes say, in every frame."""
     for seed in range(16):
         motion = MOTIONS[seed % 8]
-        clip = make_clip(clips, scenes, motion, seed, 8, source=10 + 50 * seed)
+        clip = make_clip(motion, seed, 8, source=10 + 50 * seed)
         assert len(clip.boxes()) == len(clip.frames) == 8
         empty = scenes.Scene(clip.frames[0].background).render().astype(int)
         for frame, box in zip(clip.frames, clip.boxes()):
@@ -259,23 +226,23 @@ def test_boxes_hold_the_ink(clips, scenes):
             assert (change <= 0.5 * contrast + 1).all()
 
 
-def test_rendered_motion_is_smooth(clips, scenes):
+def test_rendered_motion_is_smooth():
     """Steps of a fraction of a pixel are all alike, growth is steady."""
     for seed in range(5):
-        clip = make_clip(clips, scenes, 'right', seed, 32)
+        clip = make_clip('right', seed, 32)
         masses = [center_of_mass(frame.digits[0].alpha) for frame in clip.frames]
         steps = np.diff(masses, axis=0)
         assert 0.24 * SIZE < steps[:, 0].sum() < 0.46 * SIZE
         assert steps[:, 0].max() - steps[:, 0].min() < 0.1
         assert np.abs(steps[:, 1]).max() < 0.05
-        clip = make_clip(clips, scenes, 'shrinking', seed, 8)
+        clip = make_clip('shrinking', seed, 8)
         areas = np.array([frame.digits[0].alpha.sum() for frame in clip.frames])
         assert (np.diff(areas) < 0).all()
         assert 1.55**2 < areas[0] / areas[-1] < 2.25**2
 
 
-def test_still_frames_differ_by_noise_only(clips, scenes):
-    clip = make_clip(clips, scenes, 'still', 0)
+def test_still_frames_differ_by_noise_only():
+    clip = make_clip('still', 0)
     clean = np.stack([frame.render() for frame in clip.frames]).astype(int)
     assert (clean == clean[0]).all()
     pictures = np.stack(clip.render()).astype(int)
@@ -288,7 +255,7 @@ def test_still_frames_differ_by_noise_only(clips, scenes):
         assert change.std() == pytest.approx(3 * 2**0.5, rel=0.1)
 
 
-def test_every_source_has_ink_at_every_size(clips, scenes):
+def test_every_source_has_ink_at_every_size():
     pixels, labels = scenes.load_source_digits()
     for digit_size, size in (((8, 8), 32), ((13, 19), 52), ((26, 26), 52)):
         sampler = scenes.SceneSampler(pixels, labels, np.arange(1797), size, digit_size)
@@ -344,9 +311,9 @@ def test_lists_boxes_and_balance(videos, frames):
     assert b' threads=1 lookahead_threads=1 ' in clip
 
 
-def test_files_show_the_drawn_clips(frames, clips, scenes):
+def test_files_show_the_drawn_clips(frames):
     for split_index, split in enumerate(('train', 'val')):
-        sampler = make_sampler(scenes, split)
+        sampler = make_sampler(split)
         boxes = read_json(frames / f'{split}_boxes.json')
         for index in range(8):
             rng = np.random.default_rng([0, split_index, index])
@@ -356,15 +323,8 @@ def test_files_show_the_drawn_clips(frames, clips, scenes):
             assert boxes[name] == clip.boxes()
 
 
-def test_split_shares_no_source(videos, scenes):
-    _, labels = scenes.load_source_digits()
-    split = scenes.split_sources(labels)
-    manifest = read_json(videos / 'digits_manifest.json')
-    train, val = manifest['train_sources'], manifest['val_sources']
-    # Dealt from a pack: no source comes twice.
-    assert len(train) == 24 and len(val) == 16
-    assert set(train) <= set(split['train']) and set(val) <= set(split['val'])
-    assert not set(train) & set(val)
+def test_split_shares_no_source(videos):
+    check_sources(videos, 24, 16)  # dealt from a pack: no source comes twice
 
 
 def read_opencv(path):
@@ -416,23 +376,23 @@ def test_same_arguments_give_same_bytes(request, tmp_path, form):
     first = request.getfixturevalue('videos' if form == 'mp4' else 'frames')
     explicit = ['--size', '52', '--digit-size', '13', '19', '--frames', '16']
     again = tmp_path / 'again'
-    run(again, *SMALL, *explicit, '--format', form)
+    make_digits(again, *SMALL, *explicit, '--format', form)
     assert fingerprint(again) == fingerprint(first)
-    assert 'nothing to do' in run(again, *SMALL, '--format', form)
-    output = run(again, *SMALL, '--format', form, '--frames', 8, code=1)
+    assert 'nothing to do' in make_digits(again, *SMALL, '--format', form)
+    output = make_digits(again, *SMALL, '--format', form, '--frames', 8, status=1)
     assert 'other arguments' in output
     # A smaller set is the beginning of a larger one.
     fewer = tmp_path / 'fewer'
-    run(fewer, '--task', 'video', '--train', 9, '--val', 16, '--format', form)
+    make_digits(fewer, '--task', 'video', '--train', 9, '--val', 16, '--format', form)
     small, large = fingerprint(fewer), fingerprint(first)
-    clips = [name for name in small if name.startswith(('videos/', 'frames/'))]
-    assert len(clips) == (9 + 16) * (1 if form == 'mp4' else 16)
-    assert all(small[name] == large[name] for name in clips)
+    names = [name for name in small if name.startswith(('videos/', 'frames/'))]
+    assert len(names) == (9 + 16) * (1 if form == 'mp4' else 16)
+    assert all(small[name] == large[name] for name in names)
 
 
 def test_length_and_odd_size(tmp_path):
     options = ['--size', 33, '--frames', 5, '--format', 'frames', '--seed', 4]
-    run(tmp_path / 'set', '--task', 'video', '--train', 3, '--val', 2, *options)
+    make_digits(tmp_path / 'set', '--task', 'video', '--train', 3, '--val', 2, *options)
     lines = read_list(tmp_path / 'set/train.txt')
     assert [line[1:] for line in lines] == [['5', '0'], ['5', '1'], ['5', '2']]
     for name, _, _ in lines:
@@ -461,17 +421,20 @@ def test_sample_sheet(frames):
         (['--size', '48'], 'fails at a width of 48; take another --size'),
         (['--size', '72'], 'fails at a width of 72; take another --size'),
         (['--format', 'gif'], 'invalid choice'),
-        (['--task', 'cls', '--frames', '8'], '--frames is for --task video, not cls'),
-        (['--task', 'det', '--format', 'mp4'], '--format is for --task video'),
+        (
+            ['--task', 'detection', '--frames', '8'],
+            '--frames is for --task video',
+        ),
+        (['--task', 'detection', '--format', 'mp4'], '--format is for --task video'),
     ],
 )
 def test_bad_arguments(tmp_path, options, message):
-    output = run(tmp_path / 'set', '--task', 'video', *options, code=2)
+    output = make_digits(tmp_path / 'set', '--task', 'video', *options, status=2)
     assert message in ' '.join(output.split())
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_encoder_names_the_cure(clips, monkeypatch):
+def test_missing_encoder_names_the_cure(monkeypatch):
     av = pytest.importorskip('av')
     assert clips.check_encoder() == av.__version__
     monkeypatch.setattr(av, 'codecs_available', {'mpeg4'})

@@ -1,9 +1,6 @@
 """The embedded data sets of scattered digits."""
 
-import hashlib
-import importlib
-import json
-import subprocess
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,83 +12,56 @@ from mmengine.config import Config
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 
-TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
-SCRIPT = TOOLS / 'make_digits.py'
-DATASET_CONFIG = TOOLS.parents[1] / 'configs/_base_/datasets/digits_segmentation_bs8.py'
+from helpers.digits import (  # noqa: E402
+    check_sources,
+    fingerprint,
+    make_digits,
+    read_json,
+)
+from helpers.scripts import ROOT  # noqa: E402
+from sparseformer_mm.digits import scenes, tasks  # noqa: E402
+
+DATASET_CONFIG = ROOT / 'configs/_base_/datasets/digits_segmentation_bs8.py'
 SMALL = ['--train', '40', '--val', '20']
 # Not a multiple of the columns of samples.png.
 SCATTERED = ['--train', '66', '--val', '21']
 
 
 @pytest.fixture(scope='module')
-def scenes_module():
-    return importlib.import_module('sparseformer_mm.digits.scenes')
-
-
-@pytest.fixture(scope='module')
-def tasks_module(scenes_module):
-    return importlib.import_module('sparseformer_mm.digits.tasks')
-
-
-def run(*args, code=0):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, args)],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
-
-
-def fingerprint(root):
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob('*'))
-        if path.is_file()
-    }
-
-
-def read_json(path):
-    return json.loads(path.read_text())
-
-
-@pytest.fixture(scope='module')
 def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp('digits') / 'set'
-    output = run(root, *SMALL)
+    output = make_digits(root, *SMALL)
     assert 'train: 40/40' in output and 'val: 20/20' in output
     return root
 
 
 @pytest.fixture(scope='module')
 def scattered(tmp_path_factory):
-    """The folders of the tasks det and seg with the same arguments."""
+    """Detection and segmentation with the same arguments."""
     root = tmp_path_factory.mktemp('scattered')
-    for task in ('det', 'seg'):
-        run(root / task, '--task', task, *SCATTERED)
-    return root / 'det', root / 'seg'
+    folders = root / 'det', root / 'seg'
+    for folder, task in zip(folders, ('detection', 'segmentation')):
+        make_digits(folder, '--task', task, *SCATTERED)
+    return folders
 
 
 @pytest.fixture()
 def own_copy(dataset, tmp_path):
-    import shutil
-
     return Path(shutil.copytree(dataset, tmp_path / 'set'))
 
 
 def test_same_arguments_give_same_bytes(dataset, tmp_path):
-    run(tmp_path / 'again', *SMALL)
+    make_digits(tmp_path / 'again', *SMALL)
     first = fingerprint(dataset)
     assert first == fingerprint(tmp_path / 'again')
-    run(tmp_path / 'other', *SMALL, '--seed', 1)
+    make_digits(tmp_path / 'other', *SMALL, '--seed', 1)
     other = fingerprint(tmp_path / 'other')
     assert not {first[name] for name in first if name.endswith('.png')} & {
         other[name] for name in other
     }
 
 
-def test_cls_scenes_stay_as_they_are(dataset):
+def test_scenes_stay_as_they_are(dataset):
     """Whoever has the data set already has the same as everybody else.
 
     Boxes and mean brightness instead of hashes: they hold for any version of
@@ -119,12 +89,12 @@ def test_cls_scenes_stay_as_they_are(dataset):
     manifest = read_json(dataset / 'digits_manifest.json')
     assert manifest['format'] == 1
     assert manifest['arguments'] == dict(
-        task='cls', train=40, val=20, size=64, digit_size=[16, 32], seed=0
+        task='classification', train=40, val=20, size=64, digit_size=[16, 32], seed=0
     )
 
 
 def test_small_set_is_beginning_of_large(dataset, tmp_path):
-    run(tmp_path / 'more', '--train', 50, '--val', 20)
+    make_digits(tmp_path / 'more', '--train', 50, '--val', 20)
     small, large = fingerprint(dataset), fingerprint(tmp_path / 'more')
     pictures = [name for name in small if name.startswith('train/')]
     assert len(pictures) == 40
@@ -148,27 +118,25 @@ def test_layout_and_balance(dataset):
     assert (dataset / 'samples.png').is_file()
 
 
-def test_split_shares_no_source(dataset, scenes_module):
-    manifest = read_json(dataset / 'digits_manifest.json')
-    train, val = manifest['train_sources'], manifest['val_sources']
-    assert len(train) == 40 and len(val) == 20
-    assert not set(train) & set(val)
-    _, labels = scenes_module.load_source_digits()
-    split = scenes_module.split_sources(labels)
-    assert set(train) <= set(split['train'])
-    assert set(val) <= set(split['val'])
+def test_split_shares_no_source(dataset, scattered):
+    check_sources(dataset, 40, 20)
+    for root in scattered:
+        # 66 scenes hold 11 * (1 + 2 + ... + 6) digits, no source twice, and 21 of
+        # them three such turns and the first three scenes of the next.
+        check_sources(root, 231, 3 * 21 + 6)
+    pixels, labels = scenes.load_source_digits()
+    split = scenes.split_sources(labels)
     both = np.concatenate([split['train'], split['val']])
     assert sorted(both) == list(range(1797))
     share = np.bincount(labels[split['val']]) / np.bincount(labels)
     np.testing.assert_allclose(share, 0.2, atol=0.01)
     # No two source digits are the same picture, so indices tell them apart.
-    pixels, _ = scenes_module.load_source_digits()
     assert len(np.unique(pixels.reshape(1797, -1), axis=0)) == 1797
 
 
-def test_boxes_hold_the_ink_exactly(scenes_module):
-    pixels, labels = scenes_module.load_source_digits()
-    sampler = scenes_module.SceneSampler(
+def test_boxes_hold_the_ink_exactly():
+    pixels, labels = scenes.load_source_digits()
+    sampler = scenes.SceneSampler(
         pixels, labels, np.arange(len(labels)), canvas_size=80, digit_size=(12, 30)
     )
     for seed in range(60):
@@ -189,7 +157,7 @@ def test_boxes_hold_the_ink_exactly(scenes_module):
             assert inside[:, 0].any() and inside[:, -1].any()
             # The picture agrees: taking the digit away changes its ink.
             others = [d for i, d in enumerate(scene.digits) if i != number]
-            without = scenes_module.Scene(scene.background, others).render()
+            without = scenes.Scene(scene.background, others).render()
             change = np.abs(picture - without).max(axis=-1)
             assert (change[mask] > 0).all()
             # Around the box only the soft edge may show, at less than half.
@@ -202,16 +170,16 @@ def test_boxes_hold_the_ink_exactly(scenes_module):
 
 def test_second_run_finishes_at_once(own_copy):
     before = {path: path.stat().st_mtime_ns for path in own_copy.rglob('*')}
-    assert 'nothing to do' in run(own_copy, *SMALL)
+    assert 'nothing to do' in make_digits(own_copy, *SMALL)
     assert before == {path: path.stat().st_mtime_ns for path in own_copy.rglob('*')}
 
 
 def test_half_written_set_is_rebuilt(own_copy, dataset):
     (own_copy / 'val/3/000003.png').unlink()
-    assert 'incomplete' in run(own_copy, *SMALL)
+    assert 'incomplete' in make_digits(own_copy, *SMALL)
     assert fingerprint(own_copy) == fingerprint(dataset)
     (own_copy / 'digits_manifest.json').write_text('{"format"')
-    assert 'incomplete' in run(own_copy, *SMALL)
+    assert 'incomplete' in make_digits(own_copy, *SMALL)
     assert fingerprint(own_copy) == fingerprint(dataset)
     assert [path.name for path in own_copy.parent.iterdir()] == ['set']
 
@@ -221,24 +189,24 @@ def test_interrupted_run_leaves_nothing_in_place(dataset, tmp_path):
     partial = tmp_path / '.set.partial' / 'train' / '0'
     partial.mkdir(parents=True)
     (partial / 'stray.png').touch()
-    run(tmp_path / 'set', *SMALL)
+    make_digits(tmp_path / 'set', *SMALL)
     assert fingerprint(tmp_path / 'set') == fingerprint(dataset)
     assert not (tmp_path / '.set.partial').exists()
 
 
 def test_other_arguments_need_force(own_copy):
     before = fingerprint(own_copy)
-    output = run(own_copy, '--train', 30, '--val', 20, code=1)
+    output = make_digits(own_copy, '--train', 30, '--val', 20, status=1)
     assert '--force' in output and 'other arguments' in output
     assert fingerprint(own_copy) == before
-    run(own_copy, '--train', 30, '--val', 20, '--force')
+    make_digits(own_copy, '--train', 30, '--val', 20, '--force')
     assert len(list(own_copy.glob('train/*/*.png'))) == 30
 
 
 def test_foreign_folder_is_never_touched(tmp_path):
     (tmp_path / 'thesis.txt').write_text('years of work')
     for options in ([], ['--force']):
-        output = run(tmp_path, *SMALL, *options, code=1)
+        output = make_digits(tmp_path, *SMALL, *options, status=1)
         assert 'not made by this tool' in output
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt']
 
@@ -247,7 +215,7 @@ def test_folder_behind_a_link(dataset, tmp_path):
     (tmp_path / 'disk').mkdir()
     link = tmp_path / 'link'
     link.symlink_to(tmp_path / 'disk', target_is_directory=True)
-    run(link, *SMALL)
+    make_digits(link, *SMALL)
     assert link.is_symlink() and fingerprint(link) == fingerprint(dataset)
 
 
@@ -263,32 +231,32 @@ def test_folder_behind_a_link(dataset, tmp_path):
     ],
 )
 def test_bad_arguments(tmp_path, options, message):
-    assert message in run(tmp_path / 'set', *options, code=2)
+    assert message in make_digits(tmp_path / 'set', *options, status=2)
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_scikit_learn_names_the_cure(scenes_module, monkeypatch):
+def test_missing_scikit_learn_names_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn', None)
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(SystemExit, match='-m pip install scikit-learn'):
-        scenes_module.load_source_digits()
+        scenes.load_source_digits()
 
 
-def test_every_size_and_source_works(scenes_module):
+def test_every_size_and_source_works():
     """The smallest and the largest digits, for every source digit."""
-    pixels, labels = scenes_module.load_source_digits()
+    pixels, labels = scenes.load_source_digits()
     for low, high, size in ((8, 8, 32), (16, 16, 32), (48, 48, 96)):
-        sampler = scenes_module.SceneSampler(
+        sampler = scenes.SceneSampler(
             pixels, labels, np.arange(len(labels)), size, (low, high)
         )
-        for source in range(0, len(labels), 3):
+        for source in range(0, len(labels), 9):
             scene = sampler.sample(np.random.default_rng(source), [source])
             assert len(scene.digits) == 1
             x1, y1, x2, y2, _ = scene.boxes()[0]
             assert 0.7 * low <= y2 - y1 <= 1.45 * high
 
 
-def test_det_is_valid_coco(scattered):
+def test_boxes_are_valid_coco(scattered):
     pycocotools = pytest.importorskip('pycocotools.coco')
     det, _ = scattered
     for split, count in (('train', 66), ('val', 21)):
@@ -358,61 +326,53 @@ def test_masks_agree_with_boxes(scattered):
     assert seen == set(range(11))
 
 
-def test_scattered_split_shares_no_source(scattered, scenes_module):
-    _, labels = scenes_module.load_source_digits()
-    split = scenes_module.split_sources(labels)
-    for root in scattered:
-        manifest = read_json(root / 'digits_manifest.json')
-        train, val = manifest['train_sources'], manifest['val_sources']
-        # 66 scenes hold 11 * (1 + 2 + ... + 6) digits, no source twice.
-        assert len(train) == 231
-        assert not set(train) & set(val)
-        assert set(train) <= set(split['train'])
-        assert set(val) <= set(split['val'])
-
-
 def test_scattered_same_arguments_give_same_bytes(scattered, tmp_path):
     """And the arguments left out are those which --help names."""
     det, seg = scattered
     explicit = ['--size', '128', '--digit-size', '16', '48', '--seed', '0']
-    run(tmp_path / 'det', '--task', 'det', *SCATTERED, *explicit)
+    boxes = ['--task', 'detection', *SCATTERED]
+    masks = ['--task', 'segmentation', *SCATTERED]
+    make_digits(tmp_path / 'det', *boxes, *explicit)
     assert fingerprint(tmp_path / 'det') == fingerprint(det)
-    run(tmp_path / 'seg', '--task', 'seg', *SCATTERED, *explicit)
+    make_digits(tmp_path / 'seg', *masks, *explicit)
     assert fingerprint(tmp_path / 'seg') == fingerprint(seg)
-    assert 'nothing to do' in run(tmp_path / 'det', '--task', 'det', *SCATTERED)
-    output = run(tmp_path / 'det', '--task', 'seg', *SCATTERED, code=1)
+    assert 'nothing to do' in make_digits(tmp_path / 'det', *boxes)
+    output = make_digits(tmp_path / 'det', *masks, status=1)
     assert 'other arguments' in output and '--force' in output
-    output = ' '.join(run('--help').split())
+    output = ' '.join(make_digits('--help').split())
     assert (
-        'training pictures (default: cls 10000, det 6000, seg 6000, video 3200)'
-        in output
+        'training pictures (default: classification 10000, detection 6000, '
+        'segmentation 6000, video 3200)' in output
     )
     assert (
-        'validation pictures (default: cls 2000, det 1000, seg 1000, video 800)'
-        in output
+        'validation pictures (default: classification 2000, detection 1000, '
+        'segmentation 1000, video 800)' in output
     )
-    assert 'in pixels (default: cls 64, det 128, seg 128, video 52)' in output
+    assert (
+        'in pixels (default: classification 64, detection 128, segmentation 128, '
+        'video 52)' in output
+    )
 
 
-def test_sources_take_turns(scenes_module, tasks_module):
-    _, labels = scenes_module.load_source_digits()
-    sources = scenes_module.split_sources(labels)['val']
+def test_sources_take_turns():
+    _, labels = scenes.load_source_digits()
+    sources = scenes.split_sources(labels)['val']
 
     class Recorder:
         """A sampler which draws nothing."""
 
-        dealer = scenes_module.SceneSampler(None, labels, sources, 128)
+        dealer = scenes.SceneSampler(None, labels, sources, 128)
 
         def dealt_source(self, n):
             return self.dealer.dealt_source(n)
 
         def sample(self, rng, chosen):
             self.chosen = chosen
-            return scenes_module.Scene(None, list(chosen))
+            return scenes.Scene(None, list(chosen))
 
     recorder, dealt = Recorder(), []
     for index in range(3 * 120):
-        tasks_module.compose_several(recorder, None, index)
+        tasks.compose_several(recorder, None, index)
         assert len(recorder.chosen) == 1 + index % 6
         dealt.extend(recorder.chosen)
     # Every digit of the split, before any comes again.
@@ -426,25 +386,21 @@ def test_sources_take_turns(scenes_module, tasks_module):
     assert len(pairs) > 95 and max(pairs.values()) < 40
 
 
-def test_crowded_canvas_holds_what_fits(scenes_module, tasks_module):
+def test_crowded_canvas_holds_what_fits():
     """Where six digits cannot fit there are fewer, and it does not hang."""
-    pixels, labels = scenes_module.load_source_digits()
-    sampler = scenes_module.SceneSampler(
-        pixels, labels, np.arange(len(labels)), 64, (32, 32)
-    )
-    scene = tasks_module.compose_several(sampler, np.random.default_rng(0), 5)
+    pixels, labels = scenes.load_source_digits()
+    sampler = scenes.SceneSampler(pixels, labels, np.arange(len(labels)), 64, (32, 32))
+    scene = tasks.compose_several(sampler, np.random.default_rng(0), 5)
     assert 1 <= len(scene.digits) <= 5
     # Where they fit at some attempt, all are there.
-    sampler = scenes_module.SceneSampler(
-        pixels, labels, np.arange(len(labels)), 128, (16, 48)
-    )
+    sampler = scenes.SceneSampler(pixels, labels, np.arange(len(labels)), 128, (16, 48))
     for index in range(5, 240, 6):
         rng = np.random.default_rng(index)
-        assert len(tasks_module.compose_several(sampler, rng, index).digits) == 6
+        assert len(tasks.compose_several(sampler, rng, index).digits) == 6
 
 
 def test_sample_sheets(scattered):
-    """Boxes for det; picture and coloured mask side by side for seg."""
+    """Boxes for detection; picture and coloured mask for segmentation."""
     det, seg = scattered
     sheet = cv2.imread(str(det / 'samples.png'))
     # 21 pictures in rows of ten.
@@ -480,7 +436,7 @@ def test_sample_sheets(scattered):
     assert colors == {label: tuple(rgb[::-1]) for label, rgb in enumerate(palette)}
 
 
-def test_mmdet_reads_det(scattered):
+def test_mmdet_reads_boxes(scattered):
     pytest.importorskip('mmdet', reason='needs mmdet')
     from mmdet.datasets import CocoDataset
 
@@ -506,7 +462,7 @@ def test_mmdet_reads_det(scattered):
         ]
 
 
-def test_mmseg_reads_seg(scattered):
+def test_mmseg_reads_masks(scattered):
     pytest.importorskip('mmseg', reason='needs mmseg')
     from mmseg.datasets import BaseSegDataset
     from mmseg.datasets.transforms import LoadAnnotations

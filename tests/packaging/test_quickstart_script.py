@@ -138,13 +138,13 @@ def test_a_named_interpreter_has_to_suit_the_task(checkout, task, library, by_op
         ),
         (
             'detection',
-            'quickstart_det',
+            'quickstart_detection',
             'detection/sparseformer-nano-modern_1xb16_digits.py',
             '0.7560 mAP (0 to 1)',
         ),
         (
             'segmentation',
-            'quickstart_seg',
+            'quickstart_segmentation',
             'segmentation/sparseformer-nano_1xb8_digits.py',
             '77.2500 mIoU (0 to 100)',
         ),
@@ -172,7 +172,7 @@ def test_each_task_from_end_to_end(checkout, task, folder, config, result):
     *before, training = checkout.calls('tools/train.py')
     # A segmentor starts from a detector.
     assert len(before) == (task == 'segmentation')
-    assert all('--work-dir work_dirs/quickstart_det' in call for call in before)
+    assert all('--work-dir work_dirs/quickstart_detection' in call for call in before)
     assert training == (
         f'tools/train.py configs/{config} --work-dir work_dirs/{folder} --resume'
     )
@@ -191,7 +191,7 @@ def test_a_test_without_result_is_an_error(checkout):
     assert code == 1
     assert err.endswith(
         "ERROR: the test printed no 'coco/bbox_mAP'; see "
-        'work_dirs/quickstart_det/test.txt\n'
+        'work_dirs/quickstart_detection/test.txt\n'
     )
     assert 'result' not in out
     assert not checkout.calls('vis_focus.py')

@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     """A checkpoint and the options that find its data."""
     folder = tmp_path_factory.mktemp('quickstart')
     data = folder / 'digits'
-    tool('dataset_converters/make_digits.py', data, '--task', 'cls')
+    tool('dataset_converters/make_digits.py', data, '--task', 'classification')
     options = [
         f'{split}_dataloader.dataset.data_root={data}'
         for split in ('train', 'val', 'test')

@@ -22,7 +22,7 @@ def tool(name, *args):
 
 def test_it_finds_digits_that_it_never_saw(tmp_path):
     data, work = tmp_path / 'digits', tmp_path / 'work'
-    tool('dataset_converters/make_digits.py', data, '--task', 'det',
+    tool('dataset_converters/make_digits.py', data, '--task', 'detection',
          '--train', 1600, '--val', 200)  # fmt: skip
     splits = ('train', 'val', 'test')
     options = [f'{split}_dataloader.dataset.data_root={data}' for split in splits]

@@ -5,12 +5,12 @@ validation pictures show different source digits. The same arguments give the
 same files, byte for byte (with the same NumPy and OpenCV).
 
 Example:
-    python tools/dataset_converters/make_digits.py data/digits --task cls
+    python tools/dataset_converters/make_digits.py data/digits --task classification
 
 Every folder holds ``samples.png``, which shows some validation pictures, and
 ``digits_manifest.json``, which says how it was made.
 
-Layout of ``--task cls``, one digit per picture, mmpretrain's
+Layout of ``--task classification``, one digit per picture, mmpretrain's
 ``CustomDataset``::
 
     OUT/train/<class>/<number>.png    OUT/train_boxes.json
@@ -20,7 +20,7 @@ A boxes file maps a picture's path, relative to the file, to its
 ``[[x1, y1, x2, y2, label], ...]``: pixel edges around the ink, x2 and y2
 exclusive. They are for evaluation; training sees the classes only.
 
-Layout of ``--task det``, 1 to 6 digits per picture, COCO, mmdet's
+Layout of ``--task detection``, 1 to 6 digits per picture, COCO, mmdet's
 ``CocoDataset``::
 
     OUT/train/<number>.png    OUT/annotations/instances_train.json
@@ -29,8 +29,8 @@ Layout of ``--task det``, 1 to 6 digits per picture, COCO, mmdet's
 The categories 1 to 10 are named '0' to '9'. A box lies around the ink of its
 digit, its area is the number of ink pixels.
 
-Layout of ``--task seg``, the same scenes as those of ``det``, mmseg's
-``BaseSegDataset``::
+Layout of ``--task segmentation``, the same scenes as those of ``detection``,
+mmseg's ``BaseSegDataset``::
 
     OUT/img_dir/train/<number>.png    OUT/ann_dir/train/<number>.png
     OUT/img_dir/val/<number>.png      OUT/ann_dir/val/<number>.png
@@ -55,194 +55,21 @@ need PyAV.
 """
 
 import argparse
-import json
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Iterable, Iterator, List
+from typing import Optional, Sequence
 
-import cv2
-import numpy as np
+from sparseformer_mm.digits.clips import UNREADABLE_WIDTHS
+from sparseformer_mm.digits.dataset import make_dataset
+from sparseformer_mm.digits.tasks import TASKS
 
-from sparseformer_mm.digits.clips import UNREADABLE_WIDTHS, check_encoder
-from sparseformer_mm.digits.scenes import (
-    Scene,
-    SceneSampler,
-    load_source_digits,
-    split_sources,
-)
-from sparseformer_mm.digits.tasks import TASKS, Task, write_json, write_samples
-
-# Raise it whenever the same arguments give other files than before.
-FORMAT = 1
-MANIFEST = 'digits_manifest.json'
-SPLITS = ('train', 'val')
 MIN_CANVAS = 32
 MIN_DIGIT = 8
 MIN_FRAMES = 4
 
 
-def make_scenes(
-    task: Task,
-    sampler: SceneSampler,
-    seed: int,
-    split: str,
-    count: int,
-    options: dict,
-) -> Iterator[Scene]:
-    """Draw the scenes (or clips) of a split.
-
-    Each has a generator of its own: a smaller set with the same seed is the
-    beginning of a larger one.
-    """
-    for index in range(count):
-        rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        yield task.compose(sampler, rng, index, **options)
-
-
-def show_progress(
-    scenes: Iterable[Scene], count: int, name: str, noun: str, used: List[int]
-) -> Iterator[Scene]:
-    """Pass scenes on and report how far they are.
-
-    Args:
-        scenes (Iterable[Scene]): The scenes.
-        count (int): How many there will be.
-        name (str): The split, for the report.
-        noun (str): What the scenes are, for the report.
-        used (list[int]): Collects the source digits which the scenes show.
-    """
-    start = last = time.monotonic()
-    live = sys.stdout.isatty()
-    for done, scene in enumerate(scenes, start=1):
-        yield scene
-        used.extend(digit.source for digit in scene.digits)
-        now = time.monotonic()
-        if done == count or now - last >= (0.2 if live else 5):
-            last = now
-            left = (now - start) / done * (count - done)
-            line = f'{name}: {done}/{count} {noun}, {left:.0f} s left'
-            print(
-                f'\r{line} ' if live else line,
-                end='\n' if done == count or not live else '',
-                flush=True,
-            )
-
-
-def build(root: Path, arguments: dict) -> None:
-    """Write the whole data set into an existing empty folder."""
-    task = TASKS[arguments['task']]
-    pixels, labels = load_source_digits()
-    manifest = dict(
-        format=FORMAT,
-        arguments=arguments,
-        versions=dict(numpy=np.__version__, opencv=cv2.__version__),
-    )
-    options = {name: arguments[name] for name in task.options}
-    if options.get('format') == 'mp4':
-        manifest['versions']['av'] = check_encoder()
-    for split, sources in split_sources(labels).items():
-        sampler = SceneSampler(
-            pixels, labels, sources, arguments['size'], tuple(arguments['digit_size'])
-        )
-        count = arguments[split]
-        scenes = make_scenes(task, sampler, arguments['seed'], split, count, options)
-        used: List[int] = []
-        scenes = show_progress(scenes, count, split, task.noun, used)
-        task.write(root, split, scenes, **options)
-        manifest[f'{split}_sources'] = sorted(set(used))
-        if split == 'val':
-            scenes = make_scenes(
-                task,
-                sampler,
-                arguments['seed'],
-                split,
-                min(count, task.samples),
-                options,
-            )
-            write_samples(root, map(task.draw, scenes), task.columns)
-    manifest['num_files'] = count_files(root)
-    # The manifest comes last: without it the set counts as half written.
-    write_json(root / MANIFEST, manifest)
-
-
-def count_files(root: Path) -> int:
-    """Count all files below a folder but the manifest."""
-    total = sum(len(files) for _, _, files in os.walk(root))
-    return total - (root / MANIFEST).exists()
-
-
-def inspect(out: Path, arguments: dict) -> str:
-    """Say what lies at ``out``.
-
-    Returns:
-        str: 'nothing', 'same' (complete, with these arguments), 'other'
-        (with other arguments), 'broken' (incomplete) or 'foreign'.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return 'nothing'
-    if not (out / MANIFEST).is_file():
-        return 'foreign'
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding='utf-8'))
-        found = manifest['format'], manifest['arguments']
-        complete = manifest['num_files'] == count_files(out)
-    except (ValueError, KeyError, TypeError):
-        return 'broken'
-    if found != (FORMAT, arguments):
-        return 'other'
-    return 'same' if complete else 'broken'
-
-
-def make_dataset(out: Path, arguments: dict, force: bool = False) -> bool:
-    """Build a data set unless it is there already.
-
-    Args:
-        out (Path): Where it goes; a folder of this tool or a new one.
-        arguments (dict): task, train, val, size, digit_size, seed and those
-            which only this task has.
-        force (bool): Build anew what this tool has built before.
-
-    Returns:
-        bool: Whether it was built, False if it was there.
-    """
-    # A link to a larger disk stays a link.
-    out = out.resolve()
-    state = inspect(out, arguments)
-    if state == 'foreign':
-        raise SystemExit(
-            f'{out} exists and has no {MANIFEST}, so it was not made by this '
-            'tool and is left alone, --force or not. Name another folder, or '
-            'remove it yourself.'
-        )
-    if state == 'other' and not force:
-        raise SystemExit(
-            f'{out} holds a data set made with other arguments (see its '
-            f'{MANIFEST}). Use --force to replace it, or name another '
-            'folder.'
-        )
-    if state == 'same' and not force:
-        print(f'{out} is complete; nothing to do.')
-        return False
-    if state == 'broken':
-        print(f'{out} is incomplete; building it anew.')
-    # Built beside and renamed, so that `out` is never half written.
-    partial = out.with_name(f'.{out.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        build(partial, arguments)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return True
-
-
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     def by_task(name: str) -> str:
         return ', '.join(f'{key} {getattr(task, name)}' for key, task in TASKS.items())
 
@@ -251,10 +78,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--task',
         choices=sorted(TASKS),
-        default='cls',
-        help='cls: one digit per picture, a folder per class; det: 1 to 6 digits, '
-        'COCO boxes; seg: 1 to 6 digits, masks; video: clips of one digit, '
-        'classes are motions (default: %(default)s)',
+        default='classification',
+        help='classification: one digit per picture, a folder per class; detection: 1 '
+        'to 6 digits, COCO boxes; segmentation: 1 to 6 digits, masks; video: clips '
+        'of one digit, classes are motions (default: %(default)s)',
     )
     parser.add_argument(
         '--train',
@@ -296,7 +123,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--force', action='store_true', help='replace a data set with other arguments'
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     task = TASKS[args.task]
     for name in ('train', 'val', 'size'):
         if getattr(args, name) is None:
@@ -344,8 +171,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    arguments = vars(parse_args())
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    arguments = vars(parse_args(argv))
     out, force = arguments.pop('out'), arguments.pop('force')
     start = time.monotonic()
     if make_dataset(out, arguments, force):

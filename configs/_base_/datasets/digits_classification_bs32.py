@@ -1,5 +1,5 @@
 # Handwritten digits scattered over clutter, 64 x 64, ten classes:
-#   python tools/dataset_converters/make_digits.py data/digits --task cls
+#   python tools/dataset_converters/make_digits.py data/digits --task classification
 dataset_type = 'CustomDataset'
 # Data root: holds train/ and val/ with one folder per class, all pictures of
 # one size.

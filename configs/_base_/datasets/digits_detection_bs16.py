@@ -1,8 +1,9 @@
 # Scenes of one to six handwritten digits over clutter, 128 x 128, in COCO layout:
-#   python tools/dataset_converters/make_digits.py data/digits_det --task det
+#   python tools/dataset_converters/make_digits.py data/digits_detection \
+#       --task detection
 dataset_type = 'CocoDataset'
 # Data root: holds train/, val/ and annotations/.
-data_root = 'data/digits_det/'
+data_root = 'data/digits_detection/'
 metainfo = dict(classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
 
 # No flipping: a mirrored digit is another sign, or none.

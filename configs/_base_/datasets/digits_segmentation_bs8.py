@@ -1,8 +1,9 @@
 # Scenes of one to six handwritten digits over clutter, 128 x 128, in mmseg's layout:
-#   python tools/dataset_converters/make_digits.py data/digits_seg --task seg
+#   python tools/dataset_converters/make_digits.py data/digits_segmentation \
+#       --task segmentation
 dataset_type = 'BaseSegDataset'
 # Data root: holds img_dir/{train,val}/ and ann_dir/{train,val}/.
-data_root = 'data/digits_seg/'
+data_root = 'data/digits_segmentation/'
 metainfo = dict(
     classes=('background', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'),
     palette=[
