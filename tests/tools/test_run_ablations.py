@@ -184,16 +184,16 @@ def test_each_group_has_the_config_as_it_is(key):
 
 
 def test_rows_are_measured():
-    default = tool.measure(Row('16', 0, {}), 'cls')
-    points = tool.measure(Row('25', 0, dict(num_points=25)), 'cls')
+    default = tool.measure(Row('16', 0, {}), 'classification')
+    points = tool.measure(Row('25', 0, dict(num_points=25)), 'classification')
     # Offsets and their bias, mixing weights, biases and projections, twice each.
     more = sum(
         9 * 2 * dims + 9 * 2 + (25**2 - 16**2) * (dims // 4 + 1) + 9 + 9 * 48 * dims
         for dims in (96, 192)
     )
     assert points['params'] - default['params'] == more
-    static = tool.measure(Row('static', 0, dict(decoding='static')), 'cls')
-    linear = tool.measure(Row('linear', 0, dict(decoding='linear')), 'cls')
+    static = tool.measure(Row('static', 0, dict(decoding='static')), 'classification')
+    linear = tool.measure(Row('linear', 0, dict(decoding='linear')), 'classification')
     # 5 stages, 16 tokens, 16 points: (16 x 48)(48 x 48) and (16 x 16)(16 x 48).
     mixing = 5 * 16 * (16 * 48 * 48 + 16 * 16 * 48)
     assert static['macs'] - linear['macs'] == mixing
@@ -215,11 +215,11 @@ def test_wrong_arguments(capsys):
 
 
 def test_shared_rows_are_trained_once():
-    groups = [group for group in GROUPS.values() if group.task == 'cls']
+    groups = [group for group in GROUPS.values() if group.task == 'classification']
     runs = {run.name for group in groups for run in tool.runs_of(group, [0])}
     assert len(runs) == sum(len(group.rows) for group in groups) - 5
-    assert 'cls-default-seed0' in runs
-    assert 'cls-fixed_rois=True-focusing_repeats=0-seed0' in runs
+    assert 'classification-default-seed0' in runs
+    assert 'classification-fixed_rois=True-focusing_repeats=0-seed0' in runs
 
 
 # ----------------------------------------------------------------------------
@@ -234,8 +234,8 @@ TOY = Group(
         Row('1', 1, dict(focusing_repeats=1, num_tokens=1)),
     ],
 )
-NIL = 'cls-fixed_rois=True-focusing_repeats=0-num_tokens=1-seed0'
-ONE = 'cls-focusing_repeats=1-num_tokens=1-seed0'
+NIL = 'classification-fixed_rois=True-focusing_repeats=0-num_tokens=1-seed0'
+ONE = 'classification-focusing_repeats=1-num_tokens=1-seed0'
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_trains_rows_and_writes_the_report(trained):
     # What was asked for is what was trained.
     dumped = (out / 'runs' / ONE / 'sparseformer-nano_1xb32_digits.py').read_text()
     assert 'focusing_repeats=1' in dumped and 'num_tokens=1' in dumped
-    assert (trained / 'digits_cls_40_20' / 'digits_manifest.json').is_file()
+    assert (trained / 'digits_classification_40_20' / 'digits_manifest.json').is_file()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ class Task(NamedTuple):
 
 
 TASKS = dict(
-    cls=Task(
+    classification=Task(
         'configs/classification/sparseformer-nano_1xb32_digits.py',
         (64, 64),
         'accuracy/top1',
@@ -55,7 +55,7 @@ class Group(NamedTuple):
     label: str
     paper: str
     rows: Sequence[Row]
-    task: str = 'cls'
+    task: str = 'classification'
 
 
 GROUPS: Dict[str, Group] = {

@@ -270,7 +270,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
             type=int,
             metavar='N',
             help=f'pictures or clips of the {name} split '
-            f'({getattr(TASKS["cls"], name)} pictures, '
+            f'({getattr(TASKS["classification"], name)} pictures, '
             f'{getattr(TASKS["video"], name)} clips)',
         )
     parser.add_argument(
