@@ -33,7 +33,7 @@ from helpers.pretrained_standin import (  # noqa: E402
     listen,
     save_classifier,
 )
-from helpers.seg_data_standin import (  # noqa: E402
+from helpers.segmentation_data_standin import (  # noqa: E402
     ADE_SCENES,
     CITY_SCENES,
     draw_image,

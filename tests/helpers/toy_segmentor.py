@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from helpers.seg_data_standin import draw_image, draw_mask, save
+from helpers.segmentation_data_standin import draw_image, draw_mask, save
 
 # Ground, red, blue; what is not labelled looks like ground.
 COLOURS = [(60, 60, 60), (220, 50, 50), (50, 50, 220), *[(60, 60, 60)] * 253]

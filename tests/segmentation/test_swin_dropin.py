@@ -12,7 +12,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from mmseg.models import EncoderDecoder, FCNHead  # noqa: E402
 
-from helpers.seg_data_standin import make_ade  # noqa: E402
+from helpers.segmentation_data_standin import make_ade  # noqa: E402
 from sparseformer_mm.utils.configs import find_config  # noqa: E402
 
 pytestmark = pytest.mark.mmseg

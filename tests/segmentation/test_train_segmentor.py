@@ -14,7 +14,7 @@ pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentati
 
 from mmengine.fileio import load  # noqa: E402
 
-from helpers.seg_data_standin import draw_mask  # noqa: E402
+from helpers.segmentation_data_standin import draw_mask  # noqa: E402
 from helpers.toy_segmentor import SCENES, make_toy  # noqa: E402
 from helpers.toy_training import ROOT, assert_learns, free_port, losses, run  # noqa: E402
 
