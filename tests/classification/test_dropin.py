@@ -1,15 +1,18 @@
-"""SparseFormer dropped into mmpretrain's own Swin-T config."""
+"""SparseFormer dropped into mmpretrain's own Swin-T config, as the README says."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 mmpretrain = pytest.importorskip(
     'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
 )
 
 from mmengine.config import Config  # noqa: E402
+from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -21,6 +24,7 @@ SWIN = (
     / 'swin_transformer'
     / 'swin-tiny_16xb64_in1k.py'
 )
+README = Path(__file__).parents[2] / 'README.md'
 
 
 def make_imagenet(root: Path) -> None:
@@ -35,16 +39,38 @@ def make_imagenet(root: Path) -> None:
         (root / 'meta' / f'{split}.txt').write_text('0.JPEG 0\n1.JPEG 7')
 
 
-def test_swin_config_trains_with_backbone_and_head_width_replaced(tmp_path):
-    cfg = Config.fromfile(SWIN)
-    cfg.model.backbone = dict(
-        type='sparseformer_mm.SparseFormer',
-        arch='tiny',
-        drop_path_rate=0.2,
-        out_type='featmap',  # for the config's pooling neck
+def drop_in(folder: Path) -> Config:
+    """The config in the README, on top of mmpretrain's."""
+    (snippet,) = re.findall(
+        r'```python\n(model = dict\(.*?)```', README.read_text('utf-8'), re.DOTALL
     )
-    cfg.model.head.in_channels = 512
+    path = folder / 'mine.py'
+    path.write_text(f"_base_ = '{SWIN}'\n{snippet}")
+    return Config.fromfile(path)
 
+
+def test_a_pooling_neck_may_stay_with_a_map_of_one_pixel(tmp_path):
+    cfg = drop_in(tmp_path)
+    init_default_scope('mmpretrain')
+    cfg.model.backbone.update(num_tokens=9, cortex_depth=1)
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    without = MODELS.build(cfg.model).eval()
+    cfg.model.backbone.out_type = 'featmap'
+    cfg.model.neck = Config.fromfile(SWIN).model.neck
+    assert cfg.model.neck.type == 'GlobalAveragePooling'
+    with_neck = MODELS.build(cfg.model).eval()
+    with_neck.load_state_dict(without.state_dict())
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(without(images), with_neck(images))
+        assert without(images).std() > 0
+
+
+def test_swin_config_trains_with_backbone_and_head_width_replaced(tmp_path):
+    cfg = drop_in(tmp_path)
+    assert cfg.model.neck is None and cfg.model.head.in_channels == 512
+    decays = cfg.optim_wrapper.paramwise_cfg.custom_keys
+    assert decays.token_rois.decay_mult == 0
     make_imagenet(tmp_path / 'data')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=2)
