@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .models import SparseFormer, SparseFormerOutput
+from .models.arch import ARCHS
 from .models.arguments import check_count
 from .models.loading import detect_layout, to_mm, unwrap
 
@@ -31,7 +32,7 @@ class SparseFormerClassifier(nn.Module):
     so files go both ways.
 
     Args:
-        arch: 'tiny', 'small', 'base', or a dict, see :class:`SparseFormer`.
+        arch: 'tiny', 'small', 'base', 'nano', or a dict, see :class:`SparseFormer`.
         num_classes: K; 0 for no classifier.
         **kwargs: of :class:`SparseFormer`, except ``out_type`` and ``init_cfg``.
             ``drop_path_rate`` is 0 if not given; the paper trains the three with 0.2,
@@ -109,7 +110,7 @@ def build(
     (``allow_partial_load=True`` loads less on purpose).
 
     Args:
-        arch: 'tiny', 'small', 'base', or a dict, see :class:`SparseFormer`.
+        arch: 'tiny', 'small', 'base', 'nano', or a dict, see :class:`SparseFormer`.
         num_classes: K. None takes the classifier of the checkpoint as it is (1000
             classes without a checkpoint); a number which that one does not have, or
             a checkpoint without one, gives a new classifier. 0: none.
@@ -133,10 +134,10 @@ def build(
         >>> tuple(model(torch.rand(2, 3, 64, 96)).shape)
         (2, 10)
     """
-    if isinstance(arch, str) and arch not in SparseFormer.arch_settings:
+    if isinstance(arch, str) and arch not in ARCHS:
         raise ValueError(
             f'there is no model {arch!r}; build() knows '
-            f'{", ".join(SparseFormer.arch_settings)}, or a dict with sizes. (What a '
+            f'{", ".join(ARCHS)}, or a dict with sizes. (What a '
             'config describes is built by its library, e.g. '
             'mmpretrain.get_model(sparseformer_mm.config_path(NAME)).)'
         )

@@ -9,16 +9,7 @@ model = dict(
     type='ImageClassifier',
     backbone=dict(
         type='sparseformer_mm.SparseFormer',
-        arch=dict(
-            num_tokens=16,
-            num_points=16,
-            focusing_dims=96,
-            focusing_repeats=4,
-            cortex_dims=192,
-            cortex_depth=4,
-            num_heads=8,
-            feat_channels=48,
-        ),
+        arch='nano',
         drop_path_rate=0.05,
     ),
     head=dict(

@@ -10,16 +10,7 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[64.0, 64.0, 64.0]),
     backbone=dict(
-        arch=dict(
-            _delete_=True,
-            num_points=16,
-            focusing_dims=96,
-            focusing_repeats=4,
-            cortex_dims=192,
-            cortex_depth=4,
-            num_heads=8,
-            feat_channels=48,
-        ),
+        arch='nano',
         num_tokens=36,
         # One RoI per cell of a grid: a start that small data learns fast from.
         roi_init='cell',

@@ -15,17 +15,7 @@ model = dict(
     ),
     backbone=dict(
         type='sparseformer_mm.SparseFormer',
-        # That of configs/classification/sparseformer-nano_1xb32_digits.py.
-        arch=dict(
-            num_tokens=16,
-            num_points=16,
-            focusing_dims=96,
-            focusing_repeats=4,
-            cortex_dims=192,
-            cortex_depth=4,
-            num_heads=8,
-            feat_channels=48,
-        ),
+        arch='nano',
         spatial_dims=3,
         # Tubes in a row along time: each has half of the clip.
         token_inflation=2,

@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from ..registry import build_part
 from .ops import Linear, attention, drop_path, no_autocast
 from .rois import adjust_rois, at_least_float32
-from .sampling import SparseSampling
 
 
 class Attention(BaseModule):
@@ -111,18 +109,18 @@ class RoIAdjust(BaseModule):
 
 
 class Block(BaseModule):
-    """A pre-norm transformer block; with ``look``, it also looks at the image.
+    """A transformer block in pre-norm form, which may look at the image in between.
 
-    In the order of the authors' code: self-attention, then RoI adjusting, sampling
-    and decoding (with ``look``), then the FFN, each added to the tokens.
+    Self-attention, then RoI adjusting, sampling and decoding where the block has a
+    sampler, then the FFN, each added to the tokens.
 
     Args:
         dims: token width d.
-        num_heads: attention heads.
-        ffn_ratio: hidden width of the FFN over d.
-        look: None for a plain block, else dict(feat_channels, num_points,
-            spatial_dims, time_offsets, decoding, fixed_rois, limit_grad), all
-            required.
+        attn: (B, N, d) -> (B, N, d).
+        ffn: (B, N, d) -> (B, N, d).
+        roi_adjust: as :class:`RoIAdjust`; None leaves RoIs where they are.
+        sampler: as :class:`~.sampling.SparseSampling`; None for a plain block.
+        decoder: (tokens, sampled (B, N, P, C)) -> (B, N, d), of a block with sampler.
 
     Shape:
         tokens (B, N, d), rois (B, N, 2D), feature (B, [T,] H, W, C) ->
@@ -133,34 +131,21 @@ class Block(BaseModule):
     def __init__(
         self,
         dims: int,
-        num_heads: int,
-        ffn_ratio: float = 4,
-        look: Optional[dict] = None,
+        attn: nn.Module,
+        ffn: nn.Module,
+        roi_adjust: Optional[nn.Module] = None,
+        sampler: Optional[nn.Module] = None,
+        decoder: Optional[nn.Module] = None,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
-        self.looks = look is not None
         self.attn_norm = nn.LayerNorm(dims, eps=1e-6)
-        self.attn = Attention(dims, num_heads)
-        if self.looks:
-            fixed = look['fixed_rois']
-            self.roi_adjust = None if fixed else RoIAdjust(dims, look['spatial_dims'])
-            self.sampler = SparseSampling(
-                dims,
-                look['num_points'],
-                look['spatial_dims'],
-                learnable=not fixed,
-                limit_grad=look['limit_grad'],
-                time_offsets=look['time_offsets'],
-            )
-            self.decoder = build_part(
-                look['decoding'],
-                dims=dims,
-                feat_channels=look['feat_channels'],
-                num_points=look['num_points'],
-            )
+        self.attn = attn
+        self.roi_adjust = roi_adjust
+        self.sampler = sampler
+        self.decoder = decoder
         self.ffn_norm = nn.LayerNorm(dims, eps=1e-6)
-        self.ffn = FFN(dims, ffn_ratio)
+        self.ffn = ffn
 
     def forward(
         self,
@@ -184,7 +169,7 @@ class Block(BaseModule):
 
         points = None
         tokens = tokens + drop(self.attn(self.attn_norm(tokens)))
-        if self.looks:
+        if self.sampler is not None:
             if self.roi_adjust is not None:
                 rois = self.roi_adjust(tokens, rois, drop_path_rate)
             sampled, points = self.sampler(tokens, rois, feature, extents)

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, build_part
-from .arguments import as_cfg, check_choice, check_count
-from .blocks import Block
+from .arch import resolve_arch
+from .arguments import as_cfg, check_choice, check_count, check_input
+from .blocks import FFN, Attention, Block, RoIAdjust
 from .loading import load_into_backbone
 from .ops import Linear, autocast_dtype, is_tracing
 from .rois import ROI_INITS, TIME_OFFSETS
@@ -39,8 +40,9 @@ class SparseFormer(BaseModule):
     ``cortex_depth`` blocks of their own, which run on tokens alone.
 
     Args:
-        arch: 'tiny', 'small', 'base' (Table 1), or a dict with any of the keys of
-            :attr:`arch_settings`; missing keys come from 'tiny'.
+        arch: 'tiny', 'small', 'base' (Table 1), 'nano' for small data sets on a CPU,
+            or a dict with any of the keys of :data:`~.arch.ARCHS`; missing keys come
+            from 'tiny'.
         num_tokens, num_points, focusing_dims, focusing_repeats, cortex_dims,
             cortex_depth, num_heads, feat_channels, ffn_ratio: each overrides the
             value of ``arch``. Any ``num_tokens >= 1`` and ``num_points >= 1`` go,
@@ -89,15 +91,6 @@ class SparseFormer(BaseModule):
         [(1, 512)]
     """
 
-    arch_settings = dict(
-        tiny=dict(
-            num_tokens=49, num_points=36, focusing_dims=256, focusing_repeats=4,
-            cortex_dims=512, cortex_depth=8, num_heads=64, feat_channels=96,
-            ffn_ratio=4),
-        small=dict(num_tokens=64, focusing_dims=320, cortex_dims=640),
-        base=dict(num_tokens=81, focusing_dims=384, cortex_dims=768, cortex_depth=10),
-    )  # yapf: disable
-
     def __init__(
         self,
         arch: Union[str, dict] = 'tiny',
@@ -129,13 +122,18 @@ class SparseFormer(BaseModule):
         init_cfg: Union[dict, List[dict], None] = None,
     ):
         super().__init__(init_cfg)
-        arch = self._resolve_arch(
-            arch, dict(
-                num_tokens=num_tokens, num_points=num_points,
-                focusing_dims=focusing_dims, focusing_repeats=focusing_repeats,
-                cortex_dims=cortex_dims, cortex_depth=cortex_depth,
-                num_heads=num_heads, feat_channels=feat_channels,
-                ffn_ratio=ffn_ratio))  # yapf: disable
+        arch = resolve_arch(
+            arch,
+            num_tokens=num_tokens,
+            num_points=num_points,
+            focusing_dims=focusing_dims,
+            focusing_repeats=focusing_repeats,
+            cortex_dims=cortex_dims,
+            cortex_depth=cortex_depth,
+            num_heads=num_heads,
+            feat_channels=feat_channels,
+            ffn_ratio=ffn_ratio,
+        )
         check_choice('spatial_dims', spatial_dims, (2, 3))
         check_choice('roi_init', roi_init, ROI_INITS)
         check_choice('time_offsets', time_offsets, TIME_OFFSETS)
@@ -185,27 +183,40 @@ class SparseFormer(BaseModule):
             token_inflation,
             learn_rois=not fixed_rois,
         )
-        look = dict(
-            feat_channels=self.stem.out_channels,
-            num_points=arch['num_points'],
-            spatial_dims=spatial_dims,
-            time_offsets=time_offsets,
-            decoding=as_cfg('decoding', decoding, DECODINGS),
-            fixed_rois=fixed_rois,
-            limit_grad=limit_coord_grad,
-        )
-        heads, ratio = arch['num_heads'], arch['ffn_ratio']
+        decoding = as_cfg('decoding', decoding, DECODINGS)
+
+        def make_block(dims: int, samples: bool) -> Block:
+            # Parts are made, and draw their weights, in the order in which they run.
+            attn, look = Attention(dims, arch['num_heads']), {}
+            if samples:
+                look = dict(
+                    roi_adjust=None if fixed_rois else RoIAdjust(dims, spatial_dims),
+                    sampler=SparseSampling(
+                        dims,
+                        arch['num_points'],
+                        spatial_dims,
+                        learnable=not fixed_rois,
+                        limit_grad=limit_coord_grad,
+                        time_offsets=time_offsets,
+                    ),
+                    decoder=build_part(
+                        decoding,
+                        dims=dims,
+                        feat_channels=self.stem.out_channels,
+                        num_points=arch['num_points'],
+                    ),
+                )
+            return Block(dims, attn, FFN(dims, arch['ffn_ratio']), **look)
+
         self.focusing = (
-            Block(arch['focusing_dims'], heads, ratio, look)
-            if self.focusing_repeats
-            else None
+            make_block(arch['focusing_dims'], True) if self.focusing_repeats else None
         )
         self.transition = nn.Sequential(
             Linear(arch['focusing_dims'], arch['cortex_dims']),
             nn.LayerNorm(arch['cortex_dims'], eps=1e-6),
         )
         self.cortex = ModuleList(
-            Block(arch['cortex_dims'], heads, ratio, None if i else look)
+            make_block(arch['cortex_dims'], samples=i == 0)
             for i in range(arch['cortex_depth'])
         )
         self.norm = nn.LayerNorm(arch['cortex_dims'], eps=1e-6)
@@ -219,44 +230,6 @@ class SparseFormer(BaseModule):
         self.allow_reinit = True
         self._warned = False
         self._freeze()
-
-    @classmethod
-    def _resolve_arch(cls, arch: Union[str, dict], overrides: dict) -> dict:
-        settings = dict(cls.arch_settings['tiny'])
-        if isinstance(arch, str):
-            if arch not in cls.arch_settings:
-                raise ValueError(
-                    f'arch={arch!r} is unknown; choose one of '
-                    f'{sorted(cls.arch_settings)} or give a dict'
-                )
-            settings.update(cls.arch_settings[arch])
-        elif isinstance(arch, dict):
-            unknown = sorted(set(arch) - set(settings))
-            if unknown:
-                raise ValueError(
-                    f'arch has unknown keys {unknown}; the known ones are '
-                    f'{sorted(settings)}'
-                )
-            settings.update(arch)
-        else:
-            raise TypeError(f'arch must be a name or a dict, not {type(arch).__name__}')
-        settings.update({k: v for k, v in overrides.items() if v is not None})
-        # The stem's norm needs two channels for a variance.
-        least = dict(focusing_repeats=0, feat_channels=2)
-        for name, value in settings.items():
-            if name == 'ffn_ratio':
-                if not value > 0:
-                    raise ValueError(f'ffn_ratio={value} must be positive')
-            else:
-                check_count(name, value, least.get(name, 1))
-        for name in ('focusing_dims', 'cortex_dims'):
-            if settings[name] % settings['num_heads']:
-                raise ValueError(
-                    f'num_heads={settings["num_heads"]} does not divide '
-                    f'{name}={settings[name]}; choose a width that is a multiple of '
-                    'num_heads, or another num_heads'
-                )
-        return settings
 
     def forward(
         self,
@@ -317,7 +290,7 @@ class SparseFormer(BaseModule):
             >>> tuple(seen.stages[0].points.shape)
             (1, 9, 36, 2)
         """
-        self._check_input(inputs)
+        check_input(inputs, self.spatial_dims, self.stem.in_channels)
         if self.training and not is_tracing():
             self._check_loss_scale(inputs.device.type)
         feature, extents = make_map(self.stem, inputs, valid_shapes)
@@ -360,19 +333,6 @@ class SparseFormer(BaseModule):
             block_tokens=tuple(normed[i] for i in self.out_indices),
             stages=tuple(stages),
         )
-
-    def _check_input(self, inputs: Tensor):
-        rank = self.spatial_dims + 2
-        if inputs.dim() != rank or inputs.shape[1] != self.stem.in_channels:
-            layout = '(B, C, T, H, W)' if rank == 5 else '(B, C, H, W)'
-            cure = 'in_channels is the C of the input'
-            if inputs.dim() in (4, 5) and inputs.dim() != rank:
-                cure = 'set spatial_dims=2 for images, 3 for videos'
-            raise ValueError(
-                f'SparseFormer with spatial_dims={self.spatial_dims} expects input '
-                f'{layout} with C={self.stem.in_channels}, got {tuple(inputs.shape)}: '
-                f'{cure}'
-            )
 
     def _freeze(self):
         frozen = []

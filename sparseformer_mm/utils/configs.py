@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..api import SparseFormerClassifier
 from ..host import LIBRARIES, Host, host_of
+from ..models.arch import ARCHS
 from .errors import fail
 
 __all__ = [
@@ -136,15 +137,15 @@ def build_model(name: str, options: Optional[dict] = None, **kwargs) -> nn.Modul
     """Build a model that takes one tensor and returns what its head returns.
 
     Args:
-        name: ``sparseformer-tiny`` (``-small``, ``-base``) for the plain
-            classifier with 1000 classes, a config file of any library, or
+        name: ``sparseformer-tiny`` (or another of :data:`~.arch.ARCHS`) for the
+            plain classifier with 1000 classes, a config file of any library, or
             ``LIBRARY:CONFIG`` for a config that a library ships.
         options: Overrides for a config.
         **kwargs: More arguments of a plain SparseFormer.
     """
     family, _, arch = name.partition('-')
-    if family == 'sparseformer' and arch in _DROP_PATH_RATES:
-        kwargs.setdefault('drop_path_rate', _DROP_PATH_RATES[arch])
+    if family == 'sparseformer' and arch in ARCHS:
+        kwargs.setdefault('drop_path_rate', _DROP_PATH_RATES.get(arch, 0.0))
         return SparseFormerClassifier(arch, **kwargs)
     path = name if name.endswith('.py') else find_config(name)
     cfg = load_config(path, options)

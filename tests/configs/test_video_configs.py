@@ -710,7 +710,7 @@ def test_own_data_as_the_readme_says(kind, tmp_path):
         loader.update(num_workers=0, persistent_workers=False)
         loader.dataset.data_root = str(root)
     cfg.train_dataloader.batch_size = 3
-    cfg.model.backbone.arch.update(focusing_repeats=1, cortex_depth=1)
+    cfg.model.backbone.update(focusing_repeats=1, cortex_depth=1)
     cfg.train_cfg.max_epochs = cfg.train_cfg.val_interval = 1
     cfg.work_dir = str(tmp_path / 'work_dir')
     cfg.experiment_name = f'mine-{kind}'

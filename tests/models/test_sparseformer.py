@@ -469,7 +469,7 @@ def test_layer_depths_rise():
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(arch='huge'), r"arch='huge' is unknown.*base.*small.*tiny"),
+        (dict(arch='huge'), r"arch='huge' is unknown.*tiny.*small.*base.*nano"),
         (dict(arch=dict(depth=3)), r"unknown keys \['depth'\].*cortex_depth"),
         (dict(num_tokens=0), 'num_tokens=0 must be an integer of at least 1'),
         (dict(num_tokens=2.5), 'num_tokens=2.5 must be an integer'),

@@ -10,8 +10,8 @@ from typing import Dict, Iterator, Set, Tuple
 import pytest
 
 import sparseformer_mm
-from sparseformer_mm import SparseFormer
 from sparseformer_mm.host import LIBRARIES
+from sparseformer_mm.models.arch import ARCHS, resolve_arch
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / 'sparseformer_mm' / 'docs'
@@ -202,9 +202,8 @@ def test_numbers_of_weights():
         assert f'{count:,}' in row, name
 
 
-@pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
+@pytest.mark.parametrize('arch', ARCHS)
 def test_sizes_of_the_variants(arch):
-    settings = SparseFormer.arch_settings[arch]
     keys = (
         'num_tokens',
         'focusing_dims',
@@ -214,6 +213,6 @@ def test_sizes_of_the_variants(arch):
         'feat_channels',
         'num_heads',
     )
-    settings = SparseFormer._resolve_arch(arch, {})
+    settings = resolve_arch(arch)
     row = ' | '.join(str(settings[key]) for key in keys)
     assert f'| {arch} | {row} |' in TEXT

@@ -44,7 +44,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         'models',
         nargs='+',
-        help='sparseformer-{tiny,small,base}, a config file, or '
+        help='sparseformer-{tiny,small,base,nano}, a config file, or '
         'LIBRARY:CONFIG such as mmpretrain:swin-tiny, mmpretrain:resnet50',
     )
     parser.add_argument(

@@ -15,6 +15,7 @@ from mmengine.config import DictAction
 from torch import nn
 
 from sparseformer_mm.models import SparseFormer
+from sparseformer_mm.models.arch import ARCHS
 from sparseformer_mm.models.decoding import AdaptiveMixing, StaticMixing
 from sparseformer_mm.utils.configs import build_model
 from sparseformer_mm.utils.counting import MacReport, count_macs
@@ -35,7 +36,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--arch',
-        choices=sorted(SparseFormer.arch_settings),
+        choices=sorted(ARCHS),
         help='a plain SparseFormer instead of a config',
     )
     parser.add_argument(
