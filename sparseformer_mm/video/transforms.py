@@ -1,53 +1,22 @@
 """Frames for mmaction2's pipelines, from video files, frame folders or arrays."""
 
-import importlib
 import os
-import re
-from typing import Any, List, Tuple
+from contextlib import closing
 
 import mmcv
 import numpy as np
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
-# decoder -> (what to import, what pip calls it), the order is the one of 'auto'
-_DECODERS = dict(
-    decord=('decord', 'decord'),
-    pyav=('av', 'av'),
-    opencv=('cv2', 'opencv-python'),
+from .decoding import (
+    CURE,
+    DECODERS,
+    UnsupportedVideo,
+    explain,
+    find_decoders,
+    open_video,
+    reason,
 )
-_CURE = 'copy or download it again, or delete its line from ann_file'
-# decord pads the rows of frames which are 1, 2, 4, 8, 16, 24, 48 or 72 pixels wide,
-# and then fails on their size.
-_NARROW = 'it cannot read videos of this width'
-
-
-def _reason(error: Exception) -> str:
-    """Type and first line, without decord's time stamps and C++ file names."""
-    lines = str(error).strip().splitlines() or ['']
-    text = re.sub(r'^(\[[\d:]+\] \S+: )+', '', lines[0])
-    return f'{type(error).__name__}: {text[:200]}'
-
-
-def _find_decoders(decoder: str) -> List[str]:
-    """Those of the names asked for that can be imported, at least one."""
-    if decoder not in ('auto', *_DECODERS):
-        raise ValueError(f"decoder='{decoder}' is none of auto, {', '.join(_DECODERS)}")
-    names = list(_DECODERS) if decoder == 'auto' else [decoder]
-    found = []
-    for name in names:
-        try:
-            importlib.import_module(_DECODERS[name][0])
-            found.append(name)
-        except ImportError as error:
-            reason = error
-    if not found:
-        packages = ' or '.join(_DECODERS[name][1] for name in names)
-        raise ImportError(
-            f"decoder='{decoder}' needs {packages} ({_reason(reason)}): pip install "
-            f'{_DECODERS[names[0]][1]}'
-        )
-    return found
 
 
 def _find_video(filename: str) -> str:
@@ -70,53 +39,8 @@ def _find_video(filename: str) -> str:
             'data_prefix=dict(video=...) and the paths in ann_file'
         )
     if os.path.getsize(path) == 0:
-        raise ValueError(f'the video {path} is empty (0 bytes): {_CURE}')
+        raise ValueError(f'the video {path} is empty (0 bytes): {CURE}')
     return path
-
-
-def _open_video(path: str, decoder: str) -> Tuple[Any, int, float]:
-    """A reader, the number of frames and frames per second (0 if unknown)."""
-    if decoder == 'decord':
-        import decord
-
-        # From its path: on a cut off file in memory, decord ends the process.
-        reader = decord.VideoReader(path, num_threads=1)
-        return reader, len(reader), reader.get_avg_fps()
-    if decoder == 'opencv':
-        reader = mmcv.VideoReader(path)
-        return reader, len(reader), reader.fps
-    import av
-
-    # Many containers (mkv, webm, ts, fragmented mp4) do not say how many frames
-    # they hold, others do not hold what they say: count the packets.
-    with av.open(path) as container:
-        if not container.streams.video:
-            raise ValueError('it has no video stream')
-        fps = float(container.streams.video[0].average_rate or 0)
-        total = sum(packet.size > 0 for packet in container.demux(video=0))
-    return av.open(path), total, fps
-
-
-class _PyAVDecode(BaseTransform):
-    """mmaction2's own step keeps every frame up to the last one that is asked for,
-    and continues with the first frame where a video ends too early."""
-
-    def transform(self, results: dict) -> dict:
-        """Decode ``frame_inds``; the last frame stands for those beyond the end."""
-        inds = results['frame_inds'].tolist()
-        wanted, end = set(inds), max(inds)
-        images, frame = {}, None
-        for index, frame in enumerate(results['video_reader'].decode(video=0)):
-            if index in wanted:
-                images[index] = frame.to_ndarray(format='rgb24')
-            if index == end:
-                break
-        if frame is None:
-            raise ValueError('no frame can be decoded')
-        if index < end:
-            images[index] = frame.to_ndarray(format='rgb24')
-        results['imgs'] = [images[min(i, index)] for i in inds]
-        return results
 
 
 @TRANSFORMS.register_module()
@@ -130,17 +54,26 @@ class ReadFrames(BaseTransform):
     which is shorter than the clip. Where frames cannot be had, one error names the
     file, the cause and the cure; it survives the way out of a data loader's worker.
 
-    A video that is damaged or cut off is an error, except where decord and PyAV find
-    whole frames up to its new end: these are the video then. OpenCV does not tell, and
-    repeats the last good frame.
+    Frames of a video file are those that a player shows, in its order: frame ``i`` is
+    the i-th picture on the screen, whatever the frame rate, after the edit list of an
+    mp4 or mov file (as of a clip cut without coding it anew), and upright, as its
+    display matrix says. Pixels stay as they are stored where a player would stretch
+    them to another aspect ratio. A decoder that would give other frames is refused, by
+    an error that names one that does not.
+
+    A video that is damaged or cut off is an error, except where a decoder finds whole
+    frames up to its new end: these are the video then. OpenCV passes over damage inside
+    of files other than mp4 and mov.
 
     Args:
         sample (dict): A sampler of mmaction2, such as ``SampleFrames``,
             ``UniformSample`` or ``DenseSampleFrames``.
-        decoder (str): For video files: 'decord', 'pyav', 'opencv', or 'auto', the
-            first of them that is installed, and the second for videos of a width that
-            decord cannot read (48 or 72 pixels, and some below). decord is fast, but
-            drops the first frames of MPEG-TS and fragmented mp4 files with B-frames.
+        decoder (str): For video files: 'pyav', 'decord', 'opencv', or 'auto', for each
+            file the first of them that is installed and can read it. PyAV reads the
+            most kinds, and need not decode all frames before those it is asked for in
+            mp4, mov, mkv and webm files; the others need not in plain mp4 and mov files
+            only. decord reads neither AV1 nor GIF nor MPEG-TS. OpenCV does not read
+            AV1, and shifts the colors of HD videos by up to 15 levels.
 
     Raises:
         ImportError: if the decoder is not installed.
@@ -159,12 +92,9 @@ class ReadFrames(BaseTransform):
 
     def __init__(self, sample: dict, decoder: str = 'auto') -> None:
         self.sampler = TRANSFORMS.build(sample)
-        self.decoder, *others = _find_decoders(decoder)
-        self.spare_decoder = others[0] if others else None
+        self.decoder = decoder
+        self._decoders = find_decoders(decoder)
         self.decode = dict(
-            decord=TRANSFORMS.build(dict(type='DecordDecode')),
-            pyav=_PyAVDecode(),
-            opencv=TRANSFORMS.build(dict(type='OpenCVDecode')),
             folder=TRANSFORMS.build(dict(type='RawFrameDecode')),
             array=TRANSFORMS.build(dict(type='ArrayDecode')),
         )
@@ -210,61 +140,51 @@ class ReadFrames(BaseTransform):
         except Exception as error:
             raise ValueError(
                 f'{self.sampler} cannot sample the {total} frames of {name} '
-                f'({_reason(error)}): change sample=dict(...) of ReadFrames'
+                f'({reason(error)}): change sample=dict(...) of ReadFrames'
             ) from error
 
     def _read_video(self, results: dict) -> str:
         path = _find_video(results['filename'])
-        try:
-            self._decode_video(results, path, self.decoder)
-        except ValueError as error:
-            if self.spare_decoder is None or _NARROW not in str(error):
-                raise
-            self._decode_video(results, path, self.spare_decoder)
-        return path
+        results['filename'] = path
+        results.setdefault('start_index', 0)
+        errors = {}
+        for decoder in self._decoders:
+            try:
+                with closing(open_video(path, decoder)) as reader:
+                    self._decode_video(results, reader, decoder)
+                return path
+            except UnsupportedVideo as error:
+                errors[decoder] = error
+        decoder, error = next(iter(errors.items()))
+        raise ValueError(explain(path, decoder, error, list(errors))) from error
 
-    def _decode_video(self, results: dict, path: str, decoder: str) -> None:
-        try:
-            reader, total, fps = _open_video(path, decoder)
-        except Exception as error:
-            raise ValueError(
-                f'{decoder} cannot open {path} as a video ({_reason(error)}); it may '
-                f'be damaged, cut off or no video at all: {_CURE}'
-            ) from error
-        try:
+    def _decode_video(self, results: dict, reader, decoder: str) -> None:
+        path = results['filename']
+        total = None
+        while total != reader.total:  # which reading may correct
+            total = reader.total
             if total < 1:
-                raise ValueError(
-                    f'{decoder} finds no frames in {path}; it may be damaged, cut off '
-                    f'or no video at all: {_CURE}'
-                )
-            results.update(
-                filename=path, video_reader=reader, total_frames=total, avg_fps=fps
-            )
-            results.setdefault('start_index', 0)
+                raise UnsupportedVideo('no frame can be decoded')
+            results.update(total_frames=total, avg_fps=reader.fps)
             self._sample(results, path)
-            inds = results['frame_inds']
-            if inds.min() < 0 or inds.max() >= total:
+            inds = results['frame_inds'].tolist()
+            if min(inds) < 0 or max(inds) >= total:
                 raise ValueError(
-                    f'frames {inds.min()} to {inds.max()} were sampled from {path}, '
+                    f'frames {min(inds)} to {max(inds)} were sampled from {path}, '
                     f'which has 0 to {total - 1}: set start_index=0 of the data set'
                 )
             try:
-                self.decode[decoder](results)
+                images = reader.read(inds)
+            except UnsupportedVideo:
+                raise
             except Exception as error:
-                others = [f"'{name}'" for name in _DECODERS if name != decoder]
-                cause = (
-                    f'{_NARROW}: set'
-                    if 'size must exactly match' in str(error)
-                    else f'it is damaged or cut off: {_CURE}, or try'
-                )
+                others = [f"'{name}'" for name in DECODERS if name != decoder]
                 raise ValueError(
-                    f'{decoder} cannot decode {path} ({_reason(error)}); {cause} '
-                    f'decoder={" or ".join(others)} of ReadFrames'
+                    f'{decoder} cannot decode {path} ({reason(error)}); it is damaged '
+                    f'or cut off: {CURE}, or try decoder={" or ".join(others)} of '
+                    'ReadFrames'
                 ) from error
-        finally:
-            results.pop('video_reader', None)
-            if decoder == 'pyav':
-                reader.close()
+        results['imgs'] = [images[index] for index in inds]
 
     def _read_array(self, results: dict) -> str:
         shape = np.shape(results['array'])
@@ -341,7 +261,7 @@ class ReadFrames(BaseTransform):
                 ) from error
         raise ValueError(
             f'the frames of {results["frame_dir"]} cannot be read '
-            f'({_reason(error)}): {self._describe(results)}'
+            f'({reason(error)}): {self._describe(results)}'
         ) from error
 
     def __repr__(self) -> str:
