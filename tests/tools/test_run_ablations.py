@@ -1,11 +1,9 @@
 """tools/analysis_tools/run_ablations.py: trainings, going on, and the comparison."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,354 +11,223 @@ pytest.importorskip(
     'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
 )
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
-pytest.importorskip('matplotlib')
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / 'tools' / 'analysis_tools'
-sys.path.insert(0, str(TOOLS))
+from mmengine.config import Config  # noqa: E402
 
-import ablation_report as report  # noqa: E402
-import run_ablations as tool  # noqa: E402
-from ablation_groups import GROUPS, TASKS, Group, Row  # noqa: E402
+from helpers.scripts import ROOT, load_tool, run_tool  # noqa: E402
+from sparseformer_mm import SparseFormer  # noqa: E402
 
 pytestmark = pytest.mark.mmpretrain
-BUDGET = ['--epochs', '1', '--train', '40', '--val', '20']
+tool = load_tool('analysis_tools/run_ablations')
+GROUPS = dict(tool.GROUPS)
+BUDGET = ['--epochs', 1, '--train', 40, '--val', 20]
 
 
-# ----------------------------------------------------------------------------
-# The comparison with the paper's order.
-# ----------------------------------------------------------------------------
-def scored(**rows):
+# --------------------------------------------------- the comparison with the paper
+def compare(num_val=10_000, **rows):
     """Rows as name=(rank, top-1 per seed ...)."""
-    return [
-        report.Scored(name, rank, dict(enumerate(top1)))
-        for name, (rank, *top1) in rows.items()
-    ]
+    ranks = {name: rank for name, (rank, *_) in rows.items()}
+    top1 = {name: runs for name, (_, *runs) in rows.items()}
+    return tool.compare(ranks, top1, num_val)
 
 
-def outcomes(rows, num_val=10_000):
-    return {
-        (pair.lower, pair.higher): pair.outcome
-        for pair in report.compare(rows, num_val)
-    }
+@pytest.mark.parametrize(
+    'rows, outcomes, verdict',
+    [
+        (
+            dict(best=(2, 80.0), worst=(0, 60.0), middle=(1, 70.0)),
+            {('worst', 'best'): 'agrees', ('worst', 'middle'): 'agrees'},
+            '**holds** here: 3 of 3 pairs',
+        ),
+        (
+            dict(a=(0, 70.0), b=(1, 60.0), c=(2, 80.0)),
+            {('a', 'b'): 'reversed', ('b', 'c'): 'agrees'},
+            '**does not hold** here: 2 of 3 pairs',
+        ),
+        (
+            dict(a=(0, 70.5), b=(1, 70.0), c=(2, 80.0)),
+            {('a', 'b'): 'too close to call'},
+            'is **undecided** here: 2 of 3 pairs',
+        ),
+        (
+            dict(a=(0, 70.0), b=(1, 70.5)),
+            {('a', 'b'): 'too close to call'},
+            '**holds** here: 0 of 1 pairs',
+        ),
+        (dict(a=(0, 70.0), b=(1, 70.0)), {}, 'is **undecided**'),
+        (
+            dict(half=(1, 60.0), cell=(1, 80.0), whole=(0, 50.0)),
+            {('half', 'cell'): 'alike in the paper', ('whole', 'half'): 'agrees'},
+            '**holds** here: 2 of 2 pairs',
+        ),
+    ],
+)
+def test_order_of_the_paper(rows, outcomes, verdict):
+    pairs = compare(**rows)
+    found = {(pair.lower, pair.higher): pair.outcome for pair in pairs}
+    assert outcomes.items() <= found.items()
+    assert f"The paper's order {verdict}" in tool.explain(pairs)
 
 
-def test_the_order_holds():
-    rows = scored(a=(0, 60.0), b=(1, 70.0), c=(2, 80.0))
-    pairs = report.compare(rows, 10_000)
-    assert [pair.gain for pair in pairs] == [10.0, 20.0, 10.0]
-    assert set(outcomes(rows).values()) == {'agrees'}
-    assert report.verdict(pairs) == 'holds'
-
-
-def test_rows_may_come_in_any_order():
-    rows = scored(best=(2, 80.0), worst=(0, 60.0), middle=(1, 70.0))
-    assert outcomes(rows) == {
-        ('worst', 'best'): 'agrees',
-        ('middle', 'best'): 'agrees',
-        ('worst', 'middle'): 'agrees',
-    }
-
-
-def test_a_clear_reversal_breaks_the_order():
-    rows = scored(a=(0, 70.0), b=(1, 60.0), c=(2, 80.0))
-    assert outcomes(rows)['a', 'b'] == 'reversed'
-    assert report.verdict(report.compare(rows, 10_000)) == 'does not hold'
-
-
-def test_a_reversal_within_the_noise_decides_nothing():
-    rows = scored(a=(0, 70.5), b=(1, 70.0), c=(2, 80.0))
-    assert outcomes(rows)['a', 'b'] == 'close'
-    assert report.verdict(report.compare(rows, 10_000)) == 'undecided'
-
-
-def test_a_small_gain_does_not_break_the_order():
-    rows = scored(a=(0, 70.0), b=(1, 70.5))
-    assert outcomes(rows) == {('a', 'b'): 'close'}
-    assert report.verdict(report.compare(rows, 10_000)) == 'holds'
-
-
-def test_equal_results_do_not_hold_an_order():
-    assert report.verdict(report.compare(scored(a=(0, 70.0), b=(1, 70.0)), 9)) == (
-        'undecided'
-    )
-
-
-def test_rows_alike_in_the_paper_are_no_order():
-    rows = scored(half=(1, 60.0), cell=(1, 80.0), whole=(0, 50.0))
-    assert outcomes(rows) == {
-        ('half', 'cell'): 'tied',
-        ('whole', 'half'): 'agrees',
-        ('whole', 'cell'): 'agrees',
-    }
-    assert report.verdict(report.compare(rows, 10_000)) == 'holds'
-
-
-def test_noise_of_one_seed_is_that_of_the_validation_samples():
-    (pair,) = report.compare(scored(a=(0, 50.0), b=(1, 90.0)), 400)
+def test_noise():
+    (pair,) = compare(400, a=(0, 50.0), b=(1, 90.0))
     # 2 * sqrt(0.5 * 0.5 / 400 + 0.9 * 0.1 / 400), in points
     assert pair.noise == pytest.approx(200 * (0.34 / 400) ** 0.5)
-
-
-def test_noise_grows_with_the_distance_of_seeds():
-    rows = scored(a=(0, 50.0, 54.0), b=(1, 90.0, 90.0))
-    (pair,) = report.compare(rows, 400)
+    (pair,) = compare(400, a=(0, 50.0, 54.0), b=(1, 90.0, 90.0))
     assert pair.gain == 38.0
     # Variances 8 and 0, 4 pooled, over two seeds in each row.
     samples = (52.0 * 48.0 + 90.0 * 10.0) / 400
     assert pair.noise == pytest.approx(2 * (samples + 4 / 2 + 4 / 2) ** 0.5)
 
 
-def test_the_line_names_pairs():
-    rows = scored(a=(0, 70.0), b=(1, 60.0), c=(2, 78.0), d=(2, 81.0), e=(3, 81.1))
-    line = report.explain(report.compare(rows, 10_000))
-    assert "The paper's order **does not hold** here: 7 of 9 pairs" in line
-    assert 'reversed: b over a -10.0 (noise 1.3)' in line
-    assert 'too close to call: e over d +0.1 (noise 1.1)' in line
-    assert 'alike in the paper: d over c +3.0' in line
+def test_report_of_a_group():
+    group = tool.Group('Toy', 'none', 'x', dict(a=0, b=1, c=2, d=2))
+    rows = dict(a=[70.0, 71.0], b=[60.5], c=[78.0], d=[81.0])
+    page = tool.section(group, rows, dict(epochs=6, train=3, val=10_000))
+    assert '| a | 70.0, 71.0 | 70.5 | 1 |\n| b | 60.5 | 60.5 | 2 |' in page
+    assert '**does not hold** here: 4 of 5 pairs' in page
+    assert 'reversed: b over a -10.0 (noise ' in page
+    assert 'alike in the paper: d over c +3.0' in page
+    page = tool.section(group, dict(rows, b=[]), dict(epochs=6, train=3, val=4))
+    assert '| b | - | - | 2 |' in page and 'Rows are missing.' in page
+    assert 'Epochs here: 6; samples: 3 to train, 4 to validate.' in page
 
 
-def test_the_table():
-    rows = scored(a=(0, 70.0, 71.0), b=(1,))
-    rows[0].params, rows[0].macs, rows[0].macs_as_published = 1_230_000, 6 * 10**7, 5
-    assert report.table('points', rows, [0, 1]).splitlines() == [
-        '| points | params (M) | multiply-adds (G) | without mixing | top-1, seed 0 | '
-        "top-1, seed 1 | mean | paper's order |",
-        '| --- | --- | --- | --- | --- | --- | --- | --- |',
-        '| a | 1.23 | 0.0600 | 0.0000 | 70.0 | 71.0 | 70.5 | 1 |',
-        '| b | 0.00 | 0.0000 | 0.0000 | - | - | - | 2 |',
+# ----------------------------------------------------------------------- the groups
+def test_the_configs_have_the_defaults():
+    models = {
+        name: Config.fromfile(ROOT / task.config).model.backbone
+        for name, task in tool.TASKS.items()
+    }
+    image = models['classification']
+    arch = image.arch
+    if isinstance(arch, str):
+        arch = SparseFormer.arch_settings[arch]
+    for name in ('num_tokens', 'focusing_repeats', 'num_points'):
+        assert arch[name] == tool.DEFAULTS[name]
+    for name in ('stem', 'decoding', 'roi_init'):
+        assert name not in image
+    assert models['video'].token_inflation == tool.DEFAULTS['token_inflation']
+    # Each table has the row of the config as it is, which is trained once.
+    assert all(tool.DEFAULTS[g.argument] in g.ranks for g in GROUPS.values())
+    runs = [
+        tool.run_of(group, row, 0).name
+        for group in GROUPS.values()
+        for row in group.ranks
     ]
-
-
-# ----------------------------------------------------------------------------
-# The groups.
-# ----------------------------------------------------------------------------
-def test_groups_are_those_of_the_paper():
-    names = {key: [row.name for row in group.rows] for key, group in GROUPS.items()}
-    assert names == {
-        'tokens': ['4', '9', '16', '25', '36'],
-        'repeats': ['nil', '1', '2', '4', '8'],
-        'points': ['4', '9', '16', '25'],
-        'stem': ['pixel', 'patch', 'early'],
-        'decoding': ['linear', 'static', 'adaptive'],
-        'roi-init': ['half', 'cell', 'whole'],
-        'inflation': ['1', '2', '4'],
-    }
-    ranks = {key: [row.rank for row in group.rows] for key, group in GROUPS.items()}
-    assert ranks == {
-        'tokens': [0, 1, 2, 3, 4],
-        'repeats': [0, 1, 2, 3, 3],
-        'points': [0, 1, 2, 3],
-        'stem': [0, 1, 2],
-        'decoding': [0, 1, 2],
-        'roi-init': [1, 1, 0],
-        'inflation': [0, 1, 2],
-    }
-
-
-@pytest.mark.parametrize('key', GROUPS)
-def test_each_group_has_the_config_as_it_is(key):
-    """The row without changes is what the config says it is."""
-    from mmengine.config import Config
-
-    group = GROUPS[key]
-    (default,) = (row.name for row in group.rows if not row.backbone)
-    backbone = Config.fromfile(ROOT / TASKS[group.task].config).model.backbone
-    arguments = dict(
-        tokens=('num_tokens', '16'),
-        repeats=('focusing_repeats', '4'),
-        points=('num_points', '16'),
-    )
-    if key in arguments:
-        argument, value = arguments[key]
-        assert default == value == str(backbone.arch[argument])
-    elif key == 'inflation':
-        assert default == '2' == str(backbone.token_inflation)
-    else:
-        assert default == dict(
-            stem='early', decoding='adaptive', **{'roi-init': 'half'}
-        ).get(key)
-        assert not {'stem', 'decoding', 'roi_init'} & backbone.keys()
-
-
-def test_rows_are_measured():
-    default = tool.measure(Row('16', 0, {}), 'classification')
-    points = tool.measure(Row('25', 0, dict(num_points=25)), 'classification')
-    # Offsets and their bias, mixing weights, biases and projections, twice each.
-    more = sum(
-        9 * 2 * dims + 9 * 2 + (25**2 - 16**2) * (dims // 4 + 1) + 9 + 9 * 48 * dims
-        for dims in (96, 192)
-    )
-    assert points['params'] - default['params'] == more
-    static = tool.measure(Row('static', 0, dict(decoding='static')), 'classification')
-    linear = tool.measure(Row('linear', 0, dict(decoding='linear')), 'classification')
-    # 5 stages, 16 tokens, 16 points: (16 x 48)(48 x 48) and (16 x 16)(16 x 48).
-    mixing = 5 * 16 * (16 * 48 * 48 + 16 * 16 * 48)
-    assert static['macs'] - linear['macs'] == mixing
-    for size in (default, static):
-        assert size['macs'] - size['macs_as_published'] == mixing
-    assert linear['macs'] == linear['macs_as_published']
-
-
-def test_wrong_arguments(capsys):
-    for arguments, message in (
-        (['tokens', 'colour'], 'there is no group colour; choose from tokens, repeats'),
-        (['--epochs', '0'], '--epochs must be at least 1, got 0'),
-        (['--jobs', '0'], '--jobs must be at least 1'),
-    ):
-        with pytest.raises(SystemExit) as error:
-            tool.parse_args(arguments)
-        assert error.value.code == 2
-        assert message in capsys.readouterr().err
-
-
-def test_shared_rows_are_trained_once():
-    groups = [group for group in GROUPS.values() if group.task == 'classification']
-    runs = {run.name for group in groups for run in tool.runs_of(group, [0])}
-    assert len(runs) == sum(len(group.rows) for group in groups) - 5
-    assert 'classification-default-seed0' in runs
+    assert runs.count('classification-default-seed0') == 6
+    assert runs.count('video-default-seed0') == 1
     assert 'classification-fixed_rois=True-focusing_repeats=0-seed0' in runs
 
 
-# ----------------------------------------------------------------------------
-# Trainings.
-# ----------------------------------------------------------------------------
-TOY = Group(
-    'Toy',
-    'repeats',
-    'none',
-    [
-        Row('nil', 0, dict(focusing_repeats=0, fixed_rois=True, num_tokens=1)),
-        Row('1', 1, dict(focusing_repeats=1, num_tokens=1)),
-    ],
-)
-NIL = 'classification-fixed_rois=True-focusing_repeats=0-num_tokens=1-seed0'
-ONE = 'classification-focusing_repeats=1-num_tokens=1-seed0'
+def test_wrong_arguments():
+    for arguments, message in (
+        (['tokens', 'colour'], 'there is no group colour; choose from tokens, repeats'),
+        (['--epochs', '0'], '--epochs: must be at least 1, got 0'),
+        (['--jobs', '0'], '--jobs: must be at least 1'),
+    ):
+        status, output = run_tool(tool, *arguments)
+        assert status == 2 and message in output
 
 
-@pytest.fixture
-def toy(monkeypatch):
-    monkeypatch.setitem(GROUPS, 'toy', TOY)
+# --------------------------------------------------------------------- the trainings
+TOY = tool.Group('Toy', 'none', 'focusing_repeats', {0: 0, 1: 1})
+NIL = 'classification-fixed_rois=True-focusing_repeats=0-seed0'
+ONE = 'classification-focusing_repeats=1-seed0'
+
+
+@pytest.fixture(autouse=True, scope='module')
+def toy():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tool.GROUPS, 'toy', TOY)
+        yield
 
 
 def train(folder, *more):
-    tool.main(['toy', *BUDGET, '--out', f'{folder}/out', '--data', f'{folder}', *more])
+    return run_tool(tool, 'toy', *BUDGET, '--out', folder, *more)
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """Two rows trained by the command."""
     folder = tmp_path_factory.mktemp('ablations')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(GROUPS, 'toy', TOY)
-        train(folder)
+    status, output = train(folder)
+    assert status == 0, output
     return folder
 
 
 def results(folder):
     return {
-        path.parent.name: (path.stat().st_mtime_ns, json.loads(path.read_text()))
-        for path in sorted((folder / 'out' / 'runs').glob('*/result.json'))
+        path.parent.name: (path.stat().st_mtime_ns, float(path.read_text()))
+        for path in sorted(folder.glob('*/*/top1.txt'))
     }
 
 
 @pytest.mark.slow
 def test_trains_rows_and_writes_the_report(trained):
-    out = trained / 'out'
-    found = results(trained)
-    assert set(found) == {NIL, ONE}
-    content = json.loads((out / 'ablations.json').read_text())
-    group = content['groups']['toy']
-    assert group['budget'] == dict(epochs=1, train=40, val=20)
-    assert [row['name'] for row in group['rows']] == ['nil', '1']
-    for row, name in zip(group['rows'], (NIL, ONE)):
-        _, result = found[name]
-        assert row['top1'] == {'0': result['top1']}
+    assert set(results(trained)) == {NIL, ONE}
+    page = (trained / 'ablations.md').read_text()
+    for row, (name, (_, top1)) in enumerate(results(trained).items()):
         # A share of 20 pictures, in percent.
-        assert result['top1'] % 5 == pytest.approx(0) and 0 <= row['mean'] <= 100
-        log = (out / 'runs' / name / 'train.log').read_text()
+        assert top1 % 5 == pytest.approx(0) and 0 <= top1 <= 100
+        assert f'| {row} | {top1:.1f} | {top1:.1f} | {row + 1} |' in page
+        folder = trained / '1-40-20' / name
+        log = (folder / 'train.log').read_text()
         assert 'Epoch(val) [1]' in log and 'Epoch(train) [2]' not in log
-        assert f'accuracy/top1: {result["top1"]:.4f}' in log
-        assert (out / 'runs' / name / 'epoch_1.pth').is_file()
-    (pair,) = group['pairs']
-    assert pair['gain'] == group['rows'][1]['mean'] - group['rows'][0]['mean']
-    page = (out / 'ablations.md').read_text()
-    assert "The paper's order " in page and '| nil | ' in page
-    assert 'Epochs here: 1; samples: 40 to train, 20 to validate.' in page
-    assert (out / 'ablations.png').read_bytes()[:4] == b'\x89PNG'
+        assert f'accuracy/top1: {top1:.4f}' in log
+        assert (folder / 'epoch_1.pth').is_file()
     # What was asked for is what was trained.
-    dumped = (out / 'runs' / ONE / 'sparseformer-nano_1xb32_digits.py').read_text()
-    assert 'focusing_repeats=1' in dumped and 'num_tokens=1' in dumped
-    assert (trained / 'digits_classification_40_20' / 'digits_manifest.json').is_file()
+    assert (
+        'focusing_repeats=1'
+        in (folder / 'sparseformer-nano_1xb32_digits.py').read_text()
+    )
+    assert "The paper's order " in page
 
 
 @pytest.mark.slow
-def test_rows_that_are_done_stay_and_an_interrupted_one_is_redone(
-    trained, toy, monkeypatch, capsys
-):
+def test_rows_that_are_done_stay_and_an_interrupted_one_is_redone(trained, monkeypatch):
     before = results(trained)
-
-    def no_training(*args):
-        raise AssertionError('nothing is left to train')
-
     with monkeypatch.context() as patch:
-        patch.setattr(tool, 'train', no_training)
-        train(trained)
-    assert '2 trainings, 2 of them done before' in capsys.readouterr().out
+        patch.setattr(tool, 'start', None)  # nothing is left to train
+        status, output = train(trained)
+    assert status == 0 and '2 trainings, 2 of them done before' in output
     assert results(trained) == before
-
     # Interrupted: a folder with what there was, and no result.
-    (trained / 'out' / 'runs' / ONE / 'result.json').unlink()
-    (trained / 'out' / 'runs' / ONE / 'left').write_text('half a checkpoint')
+    folder = trained / '1-40-20' / ONE
+    (folder / 'top1.txt').unlink()
+    (folder / 'left').write_text('half a checkpoint')
     train(trained)
     after = results(trained)
     assert after[NIL] == before[NIL]
-    assert after[ONE][0] > before[ONE][0]
     # The same seed: the same figure.
-    assert after[ONE][1]['top1'] == before[ONE][1]['top1']
-    assert not (trained / 'out' / 'runs' / ONE / 'left').exists()
+    assert after[ONE][0] > before[ONE][0] and after[ONE][1] == before[ONE][1]
+    assert not (folder / 'left').exists()
 
 
-def fake_result(folder, name, top1, **budget):
-    path = folder / 'out' / 'runs' / name / 'result.json'
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(dict(top1=top1, budget=budget)))
-
-
-def test_another_budget_does_not_mix_in(tmp_path, toy):
-    fake_result(tmp_path, NIL, 50.0, epochs=2, train=40, val=20)
-    with pytest.raises(SystemExit, match=f'{NIL} was trained with .*another --out'):
-        train(tmp_path)
-
-
-def test_a_failed_training_is_reported_and_others_go_on(
-    tmp_path, toy, monkeypatch, capsys
-):
-    fake_result(tmp_path, NIL, 50.0, epochs=1, train=40, val=20)
+def test_a_failed_training_is_reported_and_others_stay(tmp_path, monkeypatch):
+    done = tmp_path / '1-40-20' / NIL / 'top1.txt'
+    done.parent.mkdir(parents=True)
+    done.write_text('50.0')
     broken = tmp_path / 'tools' / 'train.py'
     broken.parent.mkdir()
     broken.write_text('raise SystemExit("out of memory")')
     monkeypatch.setattr(tool, 'make_data', lambda *args: None)
-    monkeypatch.setattr(tool, 'measure', lambda *args: {})
     monkeypatch.setattr(tool, 'ROOT', tmp_path)
-    with pytest.raises(SystemExit, match='1 of 2 trainings failed'):
-        train(tmp_path)
-    output = capsys.readouterr().out
-    assert f'{ONE} failed, see' in output and 'out of memory' in output
-    group = json.loads((tmp_path / 'out' / 'ablations.json').read_text())['groups']
-    assert [row['mean'] for row in group['toy']['rows']] == [50.0, None]
-    assert group['toy']['verdict'] is None
-    assert 'Rows are missing.' in (tmp_path / 'out' / 'ablations.md').read_text()
+    status, output = train(tmp_path)
+    assert status == 1 and '1 of 2 trainings failed' in output
+    assert f'failed, see {tmp_path}/1-40-20/{ONE}/train.log' in output
+    page = (tmp_path / 'ablations.md').read_text()
+    assert '| 0 | 50.0 |' in page and 'Rows are missing.' in page
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != 'posix', reason='sends a signal')
 def test_an_interrupt_ends_the_trainings(tmp_path):
-    command = [sys.executable, TOOLS / 'run_ablations.py', 'decoding', *BUDGET]
-    command += ['--out', tmp_path / 'out', '--data', tmp_path]
+    script = ROOT / 'tools/analysis_tools/run_ablations.py'
+    command = [sys.executable, script, 'decoding', *BUDGET, '--out', tmp_path]
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     with subprocess.Popen(
-        [str(part) for part in command],
+        [str(word) for word in command],
         stdout=subprocess.PIPE,
         text=True,
         env=dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'),
@@ -374,7 +241,7 @@ def test_an_interrupt_ends_the_trainings(tmp_path):
         rest = process.stdout.read()
     assert process.returncode == 130, rest
     assert 'interrupted; the same command goes on' in rest
-    assert not list((tmp_path / 'out').glob('runs/*/result.json'))
+    assert not results(tmp_path)
 
 
 @pytest.mark.slow
@@ -383,12 +250,13 @@ def test_trains_on_clips(tmp_path, monkeypatch):
     pytest.importorskip('sparseformer_mm.video.compat')
     pytest.importorskip('mmaction', reason='needs mmaction2')
     pytest.importorskip('av', reason='clips are mp4 files')
-    row = Row('1', 0, dict(token_inflation=1, num_tokens=1, focusing_repeats=1))
-    monkeypatch.setitem(GROUPS, 'toy', Group('Toy', 'n', 'none', [row], 'video'))
-    budget = ['--epochs', '1', '--train', '16', '--val', '8']
-    tool.main(['toy', *budget, '--out', f'{tmp_path}/out', '--data', f'{tmp_path}'])
-    ((name, (_, result)),) = results(tmp_path).items()
-    assert name == 'video-focusing_repeats=1-num_tokens=1-token_inflation=1-seed0'
-    assert result['top1'] % 12.5 == pytest.approx(0) and 0 <= result['top1'] <= 100
-    log = (tmp_path / 'out' / 'runs' / name / 'train.log').read_text()
-    assert f'acc/top1: {result["top1"] / 100:.4f}' in log
+    group = tool.Group('Toy', 'none', 'token_inflation', {1: 0}, 'video')
+    monkeypatch.setitem(tool.GROUPS, 'toy', group)
+    budget = ['--epochs', 1, '--train', 16, '--val', 8]
+    status, output = run_tool(tool, 'toy', *budget, '--out', tmp_path)
+    assert status == 0, output
+    ((name, (_, top1)),) = results(tmp_path).items()
+    assert name == 'video-token_inflation=1-seed0'
+    assert top1 % 12.5 == pytest.approx(0) and 0 <= top1 <= 100
+    log = (tmp_path / '1-16-8' / name / 'train.log').read_text()
+    assert f'acc/top1: {top1 / 100:.4f}' in log
