@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from helpers.golden import Golden
 
@@ -31,3 +32,5 @@ def quiet():
     logging.disable(logging.INFO)
     yield
     logging.disable(logging.NOTSET)
+    logger = MMLogger.get_current_instance()
+    logger.setLevel(logger.level)  # or all of them remember that they were off

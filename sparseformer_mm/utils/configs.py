@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
@@ -131,6 +132,8 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+        logger = MMLogger.get_current_instance()
+        logger.setLevel(logger.level)  # or all of them remember that they were off
 
 
 def build_model(name: str, options: Optional[dict] = None, **kwargs) -> nn.Module:
