@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .models import SparseFormer, SparseFormerOutput
 from .models.arch import ARCHS
 from .models.arguments import check_count
-from .models.loading import detect_layout, to_mm, unwrap
+from .models.layouts import detect_layout, to_mm, unwrap
 
 # Where a linear classifier is, beside 'backbone.': in mmpretrain's models and those of
 # this file, in mmaction2's, and in a file without any prefix.

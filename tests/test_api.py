@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 import sparseformer_mm
 from helpers.golden import GOLDEN_ARCH, IMAGE_ARCH, VIDEO_ARCH, classify, golden_model
 from sparseformer_mm import SparseFormer, SparseFormerClassifier, StageRecord, build
-from sparseformer_mm.models.loading import from_mm, to_mm, to_openmmlab
+from sparseformer_mm.models.layouts import from_mm, to_mm, to_openmmlab
 
 ARCH = dict(
     num_tokens=6,

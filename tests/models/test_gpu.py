@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.golden import IMAGE_ARCH, classify, golden_model
-from sparseformer_mm.models.loading import to_mm
+from sparseformer_mm.models.layouts import to_mm
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ from mmengine.runner import load_checkpoint
 from helpers.golden import IMAGE_ARCH, VIDEO_ARCH, golden_model
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.engine import ConvertCheckpointHook
-from sparseformer_mm.models.loading import (
+from sparseformer_mm.models.layouts import (
     detect_layout,
     from_mm,
     inflate_state,

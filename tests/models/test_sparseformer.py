@@ -11,7 +11,7 @@ from helpers.golden import IMAGE_ARCH, VIDEO_ARCH, classify, golden_model
 from helpers.numerics import assert_near
 from sparseformer_mm import SparseFormer, SparseFormerOutput
 from sparseformer_mm.models import ops
-from sparseformer_mm.models.loading import _rename, to_mm
+from sparseformer_mm.models.layouts import _rename, to_mm
 from sparseformer_mm.models.rois import rois_to_corners
 
 SMALL = dict(

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.numerics import assert_near
 from sparseformer_mm import SparseFormer
-from sparseformer_mm.models.loading import inflate_state
+from sparseformer_mm.models.layouts import inflate_state
 from sparseformer_mm.models.stem import EarlyConv, PatchEmbed
 
 ARCH = dict(

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from sparseformer_mm.models.loading import (
+from sparseformer_mm.models.layouts import (
     detect_layout,
     from_mm,
     to_mm,
