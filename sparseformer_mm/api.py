@@ -124,8 +124,8 @@ def build(
     Raises:
         ValueError: for an unknown name, or a checkpoint that is no SparseFormer or
             has no classifier where ``num_classes`` is not given.
-        RuntimeError: for a checkpoint that is not of this model, listing what is
-            missing, unknown or of another shape.
+        RuntimeError: for a checkpoint that is not of this model, listing missing,
+            mismatched and unexpected keys.
 
     Example:
         >>> import torch

@@ -104,7 +104,7 @@ def test_the_authors_logits(image_v1, layout, wrapper, tmp_path, log):
     (level, backbone), (head_level, head) = log
     assert level == head_level == 'INFO'
     assert f'SparseFormer: {len(state) - 2}/{len(state) - 2} tensors loaded' in backbone
-    assert 'left' not in backbone
+    assert 'left out' not in backbone
     assert (f"the authors' {layout} names" in backbone) == (layout in ('v1', 'v2'))
     assert (f'under {wrapper!r}' in backbone) == bool(wrapper)
     assert head == 'SparseFormer: classifier of 10 classes loaded'
@@ -181,12 +181,12 @@ def test_a_checkpoint_without_classifier(log):
 def test_a_broken_checkpoint_is_an_error(tmp_path):
     state = from_mm(mm_state(random_classifier()), 'v1')
     cut = {k: v for k, v in state.items() if not k.startswith('layers.3.')}
-    with pytest.raises(RuntimeError, match='missing in the checkpoint: cortex.1.'):
+    with pytest.raises(RuntimeError, match='missing keys: cortex.1.'):
         build(dict(ARCH), checkpoint=cut)
     build(dict(ARCH), checkpoint=cut, allow_partial_load=True)
-    with pytest.raises(RuntimeError, match='unknown to this model: stage_embedding'):
+    with pytest.raises(RuntimeError, match='unexpected keys: stage_embedding'):
         build(dict(ARCH), checkpoint=dict(state, stage_embedding=torch.ones(1)))
-    with pytest.raises(RuntimeError, match='of another shape'):
+    with pytest.raises(RuntimeError, match='mismatched keys'):
         build(dict(ARCH), checkpoint=state, cortex_dims=32)
     with pytest.raises(ValueError, match='no SparseFormer .* begin with: conv1.weight'):
         build(dict(ARCH), checkpoint={'conv1.weight': torch.ones(1)})

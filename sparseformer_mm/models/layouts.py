@@ -5,9 +5,8 @@ Three layouts are known: 'mm' (this package), 'v1' (the authors' training code) 
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -89,7 +88,7 @@ def detect_layout(state: Mapping) -> Optional[Tuple[str, str]]:
 
 
 def _rename(key: str, source: str, target: str) -> Optional[str]:
-    """Translate one parameter name, None if it is unknown."""
+    """Translate one parameter's name; None if the layout does not have it."""
     here, there = _LAYOUTS.index(source), _LAYOUTS.index(target)
     head, rest, names = '', key, _TOP_NAMES
     block = re.match(r'(focusing|cortex\.(\d+)|layers\.(\d+))\.', key)
@@ -109,7 +108,7 @@ def _rename(key: str, source: str, target: str) -> Optional[str]:
     return None
 
 
-def to_mm(state: Mapping, layout: str, prefix: str = '') -> 'OrderedDict[str, Tensor]':
+def to_mm(state: Mapping, layout: str, prefix: str = '') -> Dict[str, Tensor]:
     """Translate a state dict to this package's names.
 
     RoIs become center and size; a video stem's (C, 3, 1, k, k) weight becomes 2D. The
@@ -120,7 +119,7 @@ def to_mm(state: Mapping, layout: str, prefix: str = '') -> 'OrderedDict[str, Te
         layout: 'mm', 'v1' or 'v2'.
         prefix: e.g. 'module.'; other names are left out.
     """
-    result = OrderedDict()
+    result = {}
     for key, value in state.items():
         if not key.startswith(prefix) or not isinstance(value, Tensor):
             continue
@@ -137,8 +136,8 @@ def to_mm(state: Mapping, layout: str, prefix: str = '') -> 'OrderedDict[str, Te
     return result
 
 
-def unknown_names(state: Mapping, layout: str, prefix: str = '') -> List[str]:
-    """Tensors of an authors' state dict that :func:`to_mm` has to leave out."""
+def unexpected_keys(state: Mapping, layout: str, prefix: str = '') -> List[str]:
+    """Keys of an authors' state dict that :func:`to_mm` has to leave out."""
     return [
         str(key)
         for key, value in state.items()
@@ -147,7 +146,7 @@ def unknown_names(state: Mapping, layout: str, prefix: str = '') -> List[str]:
     ]
 
 
-def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
+def from_mm(state: Mapping, layout: str) -> Dict[str, Tensor]:
     """Translate this package's names (classifier under ``head.``) to the authors'.
 
     Args:
@@ -158,7 +157,7 @@ def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
         KeyError: for a parameter that the authors' models do not have.
     """
     is_video = state['latent.token_rois'].shape[-1] == 6
-    result = OrderedDict()
+    result = {}
     for key, value in state.items():
         name = _rename(key, 'mm', layout)
         if name is None:
@@ -173,9 +172,7 @@ def from_mm(state: Mapping, layout: str) -> 'OrderedDict[str, Tensor]':
     return result
 
 
-def to_openmmlab(
-    state: Mapping, classifier: Optional[str] = None
-) -> 'OrderedDict[str, Tensor]':
+def to_openmmlab(state: Mapping, classifier: Optional[str] = None) -> Dict[str, Tensor]:
     """Name a backbone's and classifier's state as in a model of OpenMMLab.
 
     Args:
@@ -184,9 +181,9 @@ def to_openmmlab(
             None leaves it out.
 
     Returns:
-        OrderedDict with 'backbone.' before the backbone's names.
+        The state dict, with 'backbone.' before the backbone's names.
     """
-    result = OrderedDict()
+    result = {}
     for key, value in state.items():
         if not key.startswith('head.'):
             result[f'backbone.{key}'] = value
@@ -197,7 +194,7 @@ def to_openmmlab(
 
 def inflate_state(
     state: Mapping, inflation: int, time_offsets: str = 'middle'
-) -> 'OrderedDict[str, Tensor]':
+) -> Dict[str, Tensor]:
     """Make an image model's 'mm' state a video model's (paper, section 3.2).
 
     Tokens are copied along time; nothing that depends on a token moves points or
@@ -209,7 +206,7 @@ def inflate_state(
         time_offsets: what points have in time in all tubes, see
             :func:`~.rois.init_offsets`. 'middle' is the authors' inflation.
     """
-    result = OrderedDict(state)
+    result = dict(state)
     result['latent.token_rois'] = inflate_rois(state['latent.token_rois'], inflation)
     result['latent.token_embeddings'] = state['latent.token_embeddings'].repeat(
         inflation, 1

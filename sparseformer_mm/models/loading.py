@@ -20,36 +20,143 @@ from .layouts import (
     inflate_state,
     to_mm,
     to_openmmlab,
-    unknown_names,
+    unexpected_keys,
     unwrap,
 )
 
 
 def convert_checkpoint(
     checkpoint: Mapping, classifier: Optional[str] = None
-) -> 'Optional[OrderedDict[str, Tensor]]':
+) -> Optional[Dict[str, Tensor]]:
     """Translate a file of the authors to the state dict of an OpenMMLab model.
 
     Args:
         checkpoint: the file's content, wrapped or not.
-        classifier: see :func:`to_openmmlab`.
+        classifier: see :func:`~.layouts.to_openmmlab`.
 
     Returns:
         The state dict, or None if this is no file of the authors.
     """
     weights, wrapper = unwrap(checkpoint)
-    found = detect_layout(weights)
-    if found is None or found[0] == 'mm':
+    layout, prefix = detect_layout(weights) or ('mm', '')
+    if layout == 'mm':
         return None
-    unknown = unknown_names(weights, *found)
+    unexpected = unexpected_keys(weights, layout, prefix)
     print_log(
-        f"SparseFormer: checkpoint with the authors' {found[0]} names"
+        f"SparseFormer: checkpoint with the authors' {layout} names"
         f'{f" under {wrapper!r}" if wrapper else ""} translated'
-        f'{f", but for the unknown {_shorten(unknown)}" if unknown else ""}',
+        f'{f"; unexpected keys: {_shorten(unexpected)}" if unexpected else ""}',
         logger='current',
-        level=logging.WARNING if unknown else logging.INFO,
+        level=logging.WARNING if unexpected else logging.INFO,
     )
-    return to_openmmlab(to_mm(weights, *found), classifier)
+    return to_openmmlab(to_mm(weights, layout, prefix), classifier)
+
+
+def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
+    """Rewrite ``state_dict`` in place so that ``model`` loads all that fits.
+
+    Finds the model's tensors under ``prefix``, or else anywhere in the dictionary,
+    wrapped or not, in any known layout (a backbone that is loaded by itself sees the
+    whole file); fits other numbers of tokens or points and image weights for a video
+    model; logs what was loaded, re-initialised and left out. What is re-initialised
+    keeps the values that the model has at this moment.
+
+    Args:
+        model: a SparseFormer.
+        state_dict: what is being loaded.
+        prefix: of the model's own names in it.
+
+    Raises:
+        RuntimeError: for missing keys, for mismatched ones that a different number of
+            tokens or points does not explain, and for unexpected ones (a classifier,
+            ``head.*``, may be there), unless ``model.allow_partial_load``; also if
+            something would be re-initialised and ``model.allow_reinit`` is False.
+    """
+    own = dict(model.state_dict())
+    source, unexpected, origin = _find(state_dict, prefix)
+    fitted, redrawn, reasons = _fit(source, own, model)
+    mismatched = [
+        f'{key} (here {tuple(own[key].shape)}, in the checkpoint {tuple(value.shape)})'
+        for key, value in fitted.items()
+        if own[key].shape != value.shape
+    ]
+    fitted = {k: v for k, v in fitted.items() if own[k].shape == v.shape}
+    missing = [key for key in own if key not in source and key not in redrawn]
+    extra = [key for key in source if key not in own]
+    classifier = [key for key in extra if key.startswith('head.')]
+    unexpected += [key for key in extra if key not in classifier]
+
+    num_loaded = len([key for key in fitted if key not in redrawn])
+    message = f'SparseFormer: {num_loaded}/{len(own)} tensors loaded'
+    message += f' ({origin})' if origin else ''
+    if reasons:
+        message += f'; {"; ".join(reasons)}'
+    if redrawn:
+        message += f'; re-initialised: {", ".join(redrawn)}'
+    if classifier:
+        message += f'; classifier left out: {_shorten(classifier)}'
+    problems = ''
+    if missing:
+        problems += f'; missing keys: {_shorten(missing)}'
+    if mismatched:
+        problems += f'; mismatched keys: {_shorten(mismatched)}'
+    if unexpected:
+        problems += f'; unexpected keys: {_shorten(unexpected)}'
+    rois = source.get('latent.token_rois')
+    if rois is not None and rois.shape[-1] > own['latent.token_rois'].shape[-1]:
+        problems += (
+            '; the checkpoint holds a video model (spatial_dims=3), this model is one '
+            'for images'
+        )
+    if redrawn and not model.allow_reinit:
+        problems += '; re-initialising is not allowed here (testing, resuming)'
+    if problems and not model.allow_partial_load:
+        raise RuntimeError(
+            message
+            + problems
+            + _foreign_hint(prefix, source)
+            + '. Check that arch, widths and depth agree with the '
+            'checkpoint and that the file is whole and a SparseFormer; to load a part '
+            'of the model on purpose, set allow_partial_load=True on the backbone.'
+        )
+    level = logging.WARNING if problems or redrawn else logging.INFO
+    print_log(message + problems, logger='current', level=level)
+
+    for key in extra:
+        state_dict.pop(prefix + key, None)
+    for key, value in own.items():
+        # What is not in the checkpoint keeps its value, without a second complaint.
+        state_dict[prefix + key] = fitted[key] if key in fitted else value.clone()
+
+
+def _find(
+    state_dict: MutableMapping, prefix: str
+) -> Tuple[Dict[str, Tensor], List[str], str]:
+    """Find a model in what is being loaded; empty it if names had to be translated.
+
+    Returns:
+        tuple: the state under mm names; keys of the authors that have none; where it
+        was and under which names, for the report.
+    """
+    source = {
+        k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)
+    }
+    if MARKERS['mm'] in source:
+        return source, [], ''
+    weights, wrapper = unwrap(state_dict)
+    layout, where = detect_layout(weights) or ('', '')
+    if not layout:
+        return source, [], ''
+    source, unexpected, origin = to_mm(weights, layout, where), [], []
+    if layout != 'mm':
+        unexpected = unexpected_keys(weights, layout, where)
+        origin.append(f"the authors' {layout} names")
+    if wrapper:
+        origin.append(f'under {wrapper!r}')
+    if where:
+        origin.append(f'prefix {where!r}')
+    state_dict.clear()  # all that is here is ours, under other names
+    return source, unexpected, ', '.join(origin)
 
 
 def _fit(
@@ -83,128 +190,28 @@ def _fit(
     fitted = {}
     if points != num_points:
         reasons.append(f'{num_points} sampling points here, {points} in the checkpoint')
-    for key, mine in own.items():
+    depends_on_points = re.compile(
+        r'sampler\.(bias|proj)|decoder\.(generate|proj|point_\w+)'
+    )
+    for key, param in own.items():
         value = source.get(key)
         if key in redrawn or value is None:
             continue
         if (
-            value.shape != mine.shape
-            and points != num_points
-            and re.search(
-                r'sampler\.(bias|proj)|decoder\.(generate|proj|point_\w+)', key
-            )
+            points == num_points
+            or value.shape == param.shape
+            or not depends_on_points.search(key)
         ):
-            redrawn.append(key)
-            channels = model.stem.out_channels**2
-            if 'generate' in key and value.shape == (
-                channels + points**2,
-                *mine.shape[1:],
-            ):  # the channel mixing does not depend on P
-                fitted[key] = torch.cat([value[:channels].to(mine), mine[channels:]])
+            fitted[key] = value
             continue
-        fitted[key] = value
+        redrawn.append(key)
+        channels = model.stem.out_channels**2
+        if 'generate' in key and value.shape == (
+            channels + points**2,
+            *param.shape[1:],
+        ):  # the channel mixing does not depend on P
+            fitted[key] = torch.cat([value[:channels].to(param), param[channels:]])
     return fitted, redrawn, reasons
-
-
-def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
-    """Rewrite ``state_dict`` in place so that ``model`` loads all that fits.
-
-    Finds the model's tensors under ``prefix``, or else anywhere in the dictionary,
-    wrapped or not, in any known layout (a backbone that is loaded by itself sees the
-    whole file); fits other numbers of tokens or points and image weights for a video
-    model; logs what was loaded, re-initialised and left. What is re-initialised keeps
-    the values that the model has at this moment.
-
-    Args:
-        model: a SparseFormer.
-        state_dict: what is being loaded.
-        prefix: of the model's own names in it.
-
-    Raises:
-        RuntimeError: if tensors of the model are missing or have another shape than
-            a different number of tokens or points explains, or if the checkpoint has
-            tensors that the model has no place for (a classifier, ``head.*``, may be
-            left), unless ``model.allow_partial_load``; also if something would be
-            re-initialised and ``model.allow_reinit`` is False.
-    """
-    own = dict(model.state_dict())
-    origin, unknown = '', []
-    source = {
-        k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)
-    }
-    if MARKERS['mm'] not in source:
-        weights, wrapper = unwrap(state_dict)
-        found = detect_layout(weights)
-        if found is not None:
-            layout, found_prefix = found
-            source = to_mm(weights, layout, found_prefix)
-            if layout != 'mm':
-                unknown = unknown_names(weights, layout, found_prefix)
-            origin = ', '.join(
-                filter(
-                    None,
-                    [
-                        f"the authors' {layout} names" if layout != 'mm' else '',
-                        f'under {wrapper!r}' if wrapper else '',
-                        f'prefix {found_prefix!r}' if found_prefix else '',
-                    ],
-                )
-            )
-            state_dict.clear()  # all that is here is ours, under other names
-
-    fitted, redrawn, reasons = _fit(source, own, model)
-    wrong = [
-        f'{k} (here {tuple(own[k].shape)}, in the checkpoint {tuple(v.shape)})'
-        for k, v in fitted.items()
-        if own[k].shape != v.shape
-    ]
-    fitted = {k: v for k, v in fitted.items() if own[k].shape == v.shape}
-    missing = [k for k in own if k not in source and k not in redrawn]
-    left = [k for k in source if k not in own]
-    classifier = [k for k in left if k.startswith('head.')]
-    unknown += [k for k in left if k not in classifier]
-
-    num_loaded = len([k for k in fitted if k not in redrawn])
-    message = f'SparseFormer: {num_loaded}/{len(own)} tensors loaded'
-    message += f' ({origin})' if origin else ''
-    if reasons:
-        message += f'; {"; ".join(reasons)}'
-    if redrawn:
-        message += f'; re-initialised: {", ".join(redrawn)}'
-    if classifier:
-        message += f'; left in the checkpoint: {_shorten(classifier)}'
-    problems = ''
-    if missing:
-        problems += f'; missing in the checkpoint: {_shorten(missing)}'
-    if wrong:
-        problems += f'; of another shape: {_shorten(wrong)}'
-    if unknown:
-        problems += f'; unknown to this model: {_shorten(unknown)}'
-    rois = source.get('latent.token_rois')
-    if rois is not None and rois.shape[-1] > own['latent.token_rois'].shape[-1]:
-        problems += (
-            '; the checkpoint holds a video model (spatial_dims=3), this model is one '
-            'for images'
-        )
-    if redrawn and not model.allow_reinit:
-        problems += '; re-initialising is not allowed here (testing, resuming)'
-    if problems and not model.allow_partial_load:
-        raise RuntimeError(
-            message
-            + problems
-            + _foreign_hint(prefix, source)
-            + '. Check that arch, widths and depth agree with the '
-            'checkpoint and that the file is whole and a SparseFormer; to load a part '
-            'of the model on purpose, set allow_partial_load=True on the backbone.'
-        )
-    level = logging.WARNING if problems or redrawn else logging.INFO
-    print_log(message + problems, logger='current', level=level)
-
-    for key in left:
-        state_dict.pop(prefix + key, None)
-    for key, mine in own.items():
-        # What is not in the checkpoint keeps its value, without a second complaint.
-        state_dict[prefix + key] = fitted[key] if key in fitted else mine.clone()
 
 
 def _foreign_hint(prefix: str, source: Dict[str, Tensor]) -> str:

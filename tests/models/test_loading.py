@@ -162,7 +162,7 @@ def test_authors_files_load_through_pretrained(layout, wrapper, tmp_path, log):
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, source.state_dict()[key])
     assert f"{TOTAL}/{TOTAL} tensors loaded (the authors' {layout} names" in report(log)
-    assert 'left in the checkpoint: head.weight, head.bias' in report(log)
+    assert 'classifier left out: head.weight, head.bias' in report(log)
 
 
 @pytest.mark.parametrize('layout', ['v1', 'v2'])
@@ -238,7 +238,7 @@ def test_tensors_without_a_place_are_an_error(kwargs, left):
     if not kwargs:
         state['misspelt'] = torch.ones(1)
     model = SparseFormer(dict(ARCH), **kwargs)
-    with pytest.raises(RuntimeError, match=f'unknown to this model: .*{left}'):
+    with pytest.raises(RuntimeError, match=f'unexpected keys: .*{left}'):
         model.load_state_dict(state, strict=False)
     model.allow_partial_load = True
     model.load_state_dict(state, strict=False)
@@ -248,7 +248,7 @@ def test_an_authors_file_of_another_model_is_an_error():
     """Their later variants share most names; loading only those would be wrong."""
     state = from_mm(random_model().state_dict(), 'v2')
     state['stage_embedding'] = torch.ones(1)
-    with pytest.raises(RuntimeError, match='unknown to this model: stage_embedding'):
+    with pytest.raises(RuntimeError, match='unexpected keys: stage_embedding'):
         SparseFormer(dict(ARCH)).load_state_dict(state)
 
 
@@ -323,20 +323,20 @@ def test_a_truncated_checkpoint_is_an_error_unless_allowed(log):
     state = random_model().state_dict()
     for key in [k for k in state if k.startswith('cortex.1.')]:
         del state[key]
-    with pytest.raises(RuntimeError, match='missing in the checkpoint: cortex.1.'):
+    with pytest.raises(RuntimeError, match='missing keys: cortex.1.'):
         SparseFormer(dict(ARCH)).load_state_dict(dict(state), strict=False)
     model = SparseFormer(dict(ARCH), allow_partial_load=True)
     kept = {k: v.clone() for k, v in model.cortex[1].state_dict().items()}
     model.load_state_dict(dict(state), strict=False)
     assert same(model.cortex[1], kept)
     assert same(model.cortex[0], random_model().cortex[0].state_dict())
-    assert 'missing in the checkpoint: cortex.1.' in report(log)
+    assert 'missing keys: cortex.1.' in report(log)
 
 
 def test_another_width_is_an_error_that_shows_the_shapes():
     state = random_model().state_dict()
     with pytest.raises(
-        RuntimeError, match=r'of another shape: .*\(here \(32, .*checkpoint \(24, '
+        RuntimeError, match=r'mismatched keys: .*\(here \(32, .*checkpoint \(24, '
     ):
         SparseFormer(dict(ARCH), cortex_dims=32).load_state_dict(state)
 
@@ -344,7 +344,7 @@ def test_another_width_is_an_error_that_shows_the_shapes():
 def test_another_width_and_number_of_points_too():
     state = random_model().state_dict()
     model = SparseFormer(dict(ARCH), focusing_dims=32, cortex_dims=48, num_points=9)
-    with pytest.raises(RuntimeError, match='of another shape: .*Check that arch'):
+    with pytest.raises(RuntimeError, match='mismatched keys: .*Check that arch'):
         model.load_state_dict(state)
 
 

@@ -153,8 +153,8 @@ def test_quoted_messages_of_the_package_are_its_own():
     page = text_of('troubleshooting.md')
     for message in (
         're-initialising is not allowed here',
-        'missing in the checkpoint',
-        'of another shape',
+        'missing keys',
+        'mismatched keys',
         'Nothing in the checkpoint is under',
         'is cut off or no PyTorch checkpoint at all',
         'it cannot read videos of this width',

@@ -25,7 +25,7 @@ from sparseformer_mm.models.layouts import (
     from_mm,
     to_mm,
     to_openmmlab,
-    unknown_names,
+    unexpected_keys,
     unwrap,
 )
 
@@ -110,7 +110,7 @@ def load(path: str, unsafe: bool):
         }
         unknown = [str(key) for key in weights if key not in known]
     else:
-        unknown = unknown_names(weights, layout, prefix)
+        unknown = unexpected_keys(weights, layout, prefix)
     where = f' under {wrapper!r}' if wrapper else ''
     print(
         f'{path}: layout {layout}{where}, {len(weights) - len(unknown)} of '
