@@ -23,6 +23,7 @@ from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
+from helpers.pages import DOCS, blocks  # noqa: E402
 from helpers.pretrained_standin import (  # noqa: E402
     CORTEX_DIMS,
     DROP_PATH,
@@ -632,10 +633,9 @@ def test_the_baseline_differs_in_the_model_only():
     assert models[0] == models[1]
 
 
-def snippet(text: str) -> str:
-    """The README's block of Python with a text in it."""
-    blocks = re.findall(r'```python\n(.*?)```', README.read_text('utf-8'), re.DOTALL)
-    (block,) = (block for block in blocks if text in block)
+def snippet(text: str, page: Path = README) -> str:
+    """A page's block of Python with a text in it."""
+    (block,) = (block for block in blocks(page.read_text('utf-8')) if text in block)
     return block
 
 
@@ -679,10 +679,12 @@ def test_swin_config_trains_with_the_backbone_of_the_readme(tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['videos', 'frames'])
-def test_own_data_as_the_readme_says(kind, tmp_path):
-    text = snippet("_base_ = 'configs/video/")
+def test_own_data_as_the_page_says(kind, tmp_path):
+    page = DOCS / 'own_data.md'
+    text = snippet("_base_ = 'configs/video/", page)
     if kind == 'frames':
-        text = re.sub(r'^mine = .*$', snippet('RawframeDataset'), text, flags=re.M)
+        frames = snippet('RawframeDataset', page)
+        text = re.sub(r'^mine = .*$', frames, text, flags=re.M)
     root = tmp_path / 'data' / 'mine'
     base = (CONFIGS / f'{NANO}.py').relative_to(ROOT)
     assert f"'{base}'" in text
