@@ -11,8 +11,8 @@ from mmdet.utils import InstanceList
 from mmengine.model import bias_init_with_prob
 from torch import Tensor
 
-from ..models.ops import Linear, no_autocast
-from ..models.rois import adjust_rois, at_least_float32
+from ..models.ops import Linear, at_least_float32, no_autocast
+from ..models.rois import adjust_rois
 from ..models.tokens import SparseFormerOutput
 
 

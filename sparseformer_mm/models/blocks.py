@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from .ops import Linear, attention, drop_path, no_autocast
-from .rois import adjust_rois, at_least_float32
+from .ops import Linear, at_least_float32, attention, drop_path, no_autocast
+from .rois import adjust_rois
 
 
 class Attention(BaseModule):

@@ -14,8 +14,10 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .ops import Linear, is_tracing, no_autocast
-from .rois import MIN_SIZE, at_least_float32, grid_shape
+from . import ops
+from .ops import Linear, at_least_float32, is_tracing, no_autocast
+from .padding import map_extent
+from .rois import MIN_SIZE
 
 # Attention scores held at once: what fits a core's cache, or keeps a GPU busy.
 _BLOCK_SCORES = dict(cpu=2**18)
@@ -43,7 +45,7 @@ def location_bias(
         center, size = at_least_float32(rois).chunk(2, -1)
         size = size.abs().clamp(min=MIN_SIZE)
         if extents is None:
-            extents = grid_shape((height, width), center)[None]
+            extents = map_extent((height, width), center)[None]
         parts = []
         for axis, num in ((1, height), (0, width)):
             pixels = torch.arange(num, dtype=center.dtype, device=center.device)
@@ -168,18 +170,18 @@ class _BlockAttention(torch.autograd.Function):
 class LocationAwareAttention(BaseModule):
     """Tokens attended to by the pixels of a map, near RoIs first.
 
-    Two implementations with equal results: 'plain' writes the formula down, 'lean'
-    uses three properties of it. The projection of queries is applied to the keys
-    instead (there are far fewer tokens than pixels), so queries of width d never
-    exist; B is made from its two parts for a few rows of the map at a time; and the
-    scores of these rows are recomputed in the backward pass instead of kept.
+    Lean in memory by three properties of the formula: the projection of queries is
+    applied to the keys instead (there are far fewer tokens than pixels), so queries of
+    width d never exist; B is made from its two parts for a few rows of the map at a
+    time; and the scores of these rows are recomputed in the backward pass instead of
+    kept. Compilers and exporters get the formula as it is written, and so does
+    everybody with :data:`~.ops.FAST_OPS` off.
 
     Args:
         feat_channels: channels of the map.
         token_dims: width of the tokens.
         embed_dims: width d of queries, keys and values.
         num_heads: must divide ``embed_dims``. All heads have the same B.
-        impl: 'lean' or 'plain'. Compilers and exporters always get the latter.
 
     Shape:
         feature (B, H, W, C), tokens (B, N, d_t), rois (B, N, 4) -> (B, H, W, d).
@@ -197,19 +199,15 @@ class LocationAwareAttention(BaseModule):
         token_dims: int,
         embed_dims: int,
         num_heads: int = 1,
-        impl: str = 'lean',
         init_cfg=None,
     ):
         super().__init__(init_cfg)
-        if impl not in ('lean', 'plain'):
-            raise ValueError(f"attn_impl={impl!r} is unknown; choose 'lean' or 'plain'")
         if num_heads < 1 or embed_dims % num_heads:
             raise ValueError(
                 f'num_heads={num_heads} does not divide the width of the attention, '
                 f'{embed_dims}: choose another num_heads or embed_dims'
             )
         self.num_heads = num_heads
-        self.impl = impl
         self.scale = (embed_dims // num_heads) ** -0.5
         self.query = Linear(feat_channels, embed_dims)
         # Adding the same number to all scores of a pixel changes nothing: a bias of
@@ -248,8 +246,8 @@ class LocationAwareAttention(BaseModule):
         rows, columns = location_bias(rois, *feature.shape[1:3], extents)
         key = self._heads(self.key(tokens)) * self.scale
         value = self._heads(self.value(tokens))
-        use = self._plain if self.impl == 'plain' or is_tracing() else self._lean
-        return use(feature, key, value, rows[:, None], columns[:, None])
+        attend = self._plain if is_tracing() or not ops.FAST_OPS else self._lean
+        return attend(feature, key, value, rows[:, None], columns[:, None])
 
     def _plain(self, feature, key, value, rows, columns) -> Tensor:
         query = self._heads(self.query(feature.to(self.query.weight)).flatten(1, 2))

@@ -1,10 +1,11 @@
-"""Fast paths for plain operations, each with the reference it must agree with.
+"""Plain operations and their precision; fast paths, each with a reference.
 
 On CPU in float32, matrix products run through oneDNN (on some processors twice as
 fast as the BLAS library that ``F.linear`` calls), and attention with very narrow
-heads avoids kernels made for wide ones. Compilers and exporters always get the
-reference. Set ``FAST_OPS = False`` to get it everywhere, ``TRACE_GATHER = True`` to
-have them sample without ``grid_sample`` (formats that lack it).
+heads avoids kernels made for wide ones; other modules have fast paths of their own.
+Compilers and exporters always get the reference. Set ``FAST_OPS = False`` to get it
+everywhere, ``TRACE_GATHER = True`` to have them sample without ``grid_sample``
+(formats that lack it).
 """
 
 import contextlib
@@ -47,6 +48,11 @@ def no_autocast(like: Tensor):
     if autocast_dtype(like.device.type) is None:
         return contextlib.nullcontext()
     return torch.autocast(like.device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return ``x`` as float32, or float64 if it is float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:

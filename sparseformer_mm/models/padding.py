@@ -1,9 +1,115 @@
-"""Padded batches: telling the backbone which part of the input is the image."""
+"""Padded batches: images of different sizes in one tensor.
+
+Libraries pad the images of a batch to the right and below. ``valid_shapes`` says how
+much of the input is image, (height, width) in pixels of each; ``extents`` says the
+same of the map that tokens sample, (B, D) in its pixels, x first. Where both are None
+nothing is padded. The model sees no padding; a dense head needs :func:`inside_images`
+and :func:`repeat_edges`, and a library's model :class:`PaddingAware`.
+"""
 
 from contextlib import contextmanager
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from .sparseformer import SparseFormer
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ops import at_least_float32
+
+
+def map_extent(sizes: Tuple[int, ...], like: Tensor) -> Tensor:
+    """(D,) pixels of a whole map with x first, from its (T,) H, W shape."""
+    if torch.jit.is_tracing():  # sizes are tensors, and torch.tensor makes constants
+        return torch.stack([torch.as_tensor(size) for size in sizes[::-1]]).to(like)
+    return torch.tensor(sizes[::-1], dtype=like.dtype, device=like.device)
+
+
+def make_map(
+    stem: nn.Module,
+    inputs: Tensor,
+    valid_shapes: Optional[Sequence[Tuple[int, int]]] = None,
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """Run a stem, on images inside a padded batch as on each alone.
+
+    A stem reads beyond the edge of an image, and its norms may read all of it: each
+    image by itself is exact for any stem.
+
+    Args:
+        stem: with a ``stride``.
+        inputs: (B, C_in, [T,] H, W).
+        valid_shapes: (height, width) in pixels of each image in the upper left corner
+            of its input, or None.
+
+    Returns:
+        tuple: the map (B, [T,] ceil(H/stride), ceil(W/stride), C), float32 or better,
+        zero outside the images; (B, D) pixels of it that belong to each image, x
+        first, or None if all do.
+
+    Raises:
+        ValueError: if ``valid_shapes`` do not fit the input.
+    """
+    canvas = tuple(inputs.shape[-2:])
+    if valid_shapes is None:
+        return at_least_float32(stem(inputs)), None
+    shapes = [tuple(int(side) for side in shape[:2]) for shape in valid_shapes]
+    if len(shapes) != len(inputs) or not all(
+        1 <= side <= most for shape in shapes for side, most in zip(shape, canvas)
+    ):
+        raise ValueError(
+            f'valid_shapes={shapes} must give one (height, width) per image, at most '
+            f'those of the input {tuple(inputs.shape)}'
+        )
+    if all(shape == canvas for shape in shapes):
+        return at_least_float32(stem(inputs)), None
+    maps = [
+        at_least_float32(stem(image[..., :height, :width]))
+        for image, (height, width) in zip(inputs.split(1), shapes)
+    ]
+    extents = torch.tensor(
+        [m.shape[1:-1][::-1] for m in maps], dtype=maps[0].dtype, device=inputs.device
+    )
+    height, width = (-(-side // stem.stride) for side in canvas)
+    padded = [
+        F.pad(m, (0, 0, 0, width - m.shape[-2], 0, height - m.shape[-3])) for m in maps
+    ]
+    return torch.cat(padded), extents
+
+
+def inside_images(x: Tensor, extents: Tensor) -> Tensor:
+    """Which pixels of maps belong to their images.
+
+    Args:
+        x: (B, C, H, W).
+        extents: (B, 2), x first, in pixels of the maps.
+
+    Returns:
+        Tensor (B, 1, H, W), True inside.
+    """
+    width, height = extents[:, :, None].unbind(1)
+    rows = torch.arange(x.shape[2], device=x.device) < height
+    columns = torch.arange(x.shape[3], device=x.device) < width
+    return (rows[:, :, None] & columns[:, None])[:, None]
+
+
+def repeat_edges(x: Tensor, extents: Tensor) -> Tensor:
+    """Fill the padding of maps with what is at the images' edges.
+
+    Interpolating to another size then mixes nothing of the padding into an image.
+
+    Args:
+        x: (B, C, H, W).
+        extents: (B, 2), x first, in pixels of the maps.
+
+    Returns:
+        Tensor (B, C, H, W).
+    """
+    height, width = x.shape[2:]
+    filled = []
+    for image, (right, bottom) in zip(x.split(1), extents.long().tolist()):
+        image = image[:, :, :bottom, :right]
+        sides = (0, width - right, 0, height - bottom)
+        filled.append(F.pad(image, sides, mode='replicate'))
+    return torch.cat(filled)
 
 
 def valid_shapes_of(data_samples) -> Optional[List[Tuple[int, int]]]:
@@ -66,7 +172,7 @@ class PaddingAware:
         return self.neck(outputs) if self.with_neck else outputs
 
 
-def check_backbone(backbone, host: str, host_library: str):
+def check_backbone(backbone: nn.Module, host: str, host_library: str):
     """Raise unless a model's backbone is a SparseFormer that gives its tokens.
 
     Args:
@@ -77,7 +183,7 @@ def check_backbone(backbone, host: str, host_library: str):
     Raises:
         ValueError: naming the cause and the cure.
     """
-    if not isinstance(backbone, SparseFormer):
+    if not hasattr(backbone, 'forward_intermediates'):
         raise ValueError(
             f'{host} needs a sparseformer_mm.SparseFormer backbone, got '
             f'{type(backbone).__name__}; other backbones go with the models of '

@@ -8,10 +8,12 @@ under autocast and for half-precision models.
 
 import math
 import operator
-from typing import List, Sequence, Tuple
+from typing import List, Sequence
 
 import torch
 from torch import Tensor
+
+from .ops import at_least_float32
 
 ROI_INITS = ('half', 'cell', 'whole', 'random')
 TIME_OFFSETS = ('spread', 'middle')
@@ -23,11 +25,6 @@ _MAX_MOVE, _MAX_LOG_SCALE = 1e3, 16.0
 
 # Added to the standard deviation of the offsets (authors' training code).
 _OFFSET_EPS = 1e-7
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x`` as float32, or float64 if it is float64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def split_evenly(num: int) -> List[int]:
@@ -258,10 +255,3 @@ def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:
         std = offsets.std(-2, keepdim=True)
         offsets = offsets / (3 * (std + _OFFSET_EPS))
     return center + offsets * size
-
-
-def grid_shape(sizes: Tuple[int, ...], like: Tensor) -> Tensor:
-    """(D,) tensor of a map's extent with x first, from its (T,) H, W shape."""
-    if torch.jit.is_tracing():  # sizes are tensors, and torch.tensor makes constants
-        return torch.stack([torch.as_tensor(size) for size in sizes[::-1]]).to(like)
-    return torch.tensor(sizes[::-1], dtype=like.dtype, device=like.device)

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import ops
-from .ops import Linear, is_tracing, no_autocast
-from .rois import at_least_float32, grid_shape, init_offsets, points_in_rois
+from .ops import Linear, at_least_float32, is_tracing, no_autocast
+from .padding import map_extent
+from .rois import init_offsets, points_in_rois
 
 
 def sample_grid(feature: Tensor, points: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def _corner_rows(feature: Tensor, points: Tensor):
     """
     batch, num, dims = points.shape
     sizes = feature.shape[1:-1]
-    extent = grid_shape(sizes, points)
+    extent = map_extent(sizes, points)
     # Beyond one pixel outside, every weight is zero: clamping there changes nothing
     # and keeps the integer conversion in range.
     pixels = torch.minimum((points * extent - 0.5).clamp(min=-2.0), extent + 1)
@@ -294,7 +295,7 @@ class SparseSampling(BaseModule):
                 limit = self.loss_scale.to(points.dtype) / height
                 read_at = limit_gradient(read_at, limit)
             if extents is not None:
-                share = extents / grid_shape(feature.shape[1:-1], extents)
+                share = extents / map_extent(feature.shape[1:-1], extents)
                 read_at = read_at * share.to(read_at)[:, None, None]
             sampled = sample_points(feature, read_at.flatten(1, 2))
         shape = feature.shape[0], num_tokens, num_points, feature.shape[-1]

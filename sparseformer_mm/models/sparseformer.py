@@ -17,9 +17,9 @@ from .arguments import as_cfg, check_choice, check_count, check_input
 from .blocks import FFN, Attention, Block, RoIAdjust
 from .loading import load_into_backbone
 from .ops import Linear, autocast_dtype, is_tracing
+from .padding import make_map
 from .rois import ROI_INITS, TIME_OFFSETS
 from .sampling import SparseSampling
-from .stem import make_map
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
 
 STEMS = dict(early_conv='EarlyConv', patch_embed='PatchEmbed', pixel='RawPixels')
@@ -327,11 +327,11 @@ class SparseFormer(BaseModule):
         return SparseFormerOutput(
             tokens=normed[last],
             rois=rois.expand(batch, -1, -1),
-            pooled=self.norm(tokens.mean(1)),
             image_feature=feature.movedim(feature.dim() - 1, 1),  # ONNX knows no -1
             map_extents=extents,
             block_tokens=tuple(normed[i] for i in self.out_indices),
             stages=tuple(stages),
+            pooled=self.norm(tokens.mean(1)),
         )
 
     def _freeze(self):

@@ -9,7 +9,7 @@ Another one is written by registering a class of that form with
 :data:`sparseformer_mm.registry.MODELS` and naming it in ``stem=dict(type=...)``.
 """
 
-from typing import Optional, Sequence, Tuple
+from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -21,8 +21,7 @@ from ..registry import MODELS
 from . import ops
 from .arguments import check_count
 from .chunks import run_in_chunks
-from .ops import is_tracing, no_autocast
-from .rois import at_least_float32
+from .ops import at_least_float32, is_tracing, no_autocast
 
 _EPS = 1e-7  # added to the variance (authors' training code)
 
@@ -194,54 +193,3 @@ class RawPixels(_FramewiseStem):
 
     def forward_images(self, x: Tensor) -> Tensor:
         return at_least_float32(x.permute(0, 2, 3, 1).contiguous())
-
-
-def make_map(
-    stem: nn.Module,
-    inputs: Tensor,
-    valid_shapes: Optional[Sequence[Tuple[int, int]]] = None,
-) -> Tuple[Tensor, Optional[Tensor]]:
-    """Run a stem, on images inside a padded batch as on each alone.
-
-    A stem reads beyond the edge of an image, and its norms may read all of it: each
-    image by itself is exact for any stem.
-
-    Args:
-        stem: with a ``stride``.
-        inputs: (B, C_in, [T,] H, W).
-        valid_shapes: (height, width) in pixels of each image in the upper left corner
-            of its input, or None.
-
-    Returns:
-        tuple: the map (B, [T,] ceil(H/stride), ceil(W/stride), C), float32 or better,
-        zero outside the images; (B, D) pixels of it that belong to each image, x
-        first, or None if all do.
-
-    Raises:
-        ValueError: if ``valid_shapes`` do not fit the input.
-    """
-    canvas = tuple(inputs.shape[-2:])
-    if valid_shapes is None:
-        return at_least_float32(stem(inputs)), None
-    shapes = [tuple(int(side) for side in shape[:2]) for shape in valid_shapes]
-    if len(shapes) != len(inputs) or not all(
-        1 <= side <= most for shape in shapes for side, most in zip(shape, canvas)
-    ):
-        raise ValueError(
-            f'valid_shapes={shapes} must give one (height, width) per image, at most '
-            f'those of the input {tuple(inputs.shape)}'
-        )
-    if all(shape == canvas for shape in shapes):
-        return at_least_float32(stem(inputs)), None
-    maps = [
-        at_least_float32(stem(image[..., :height, :width]))
-        for image, (height, width) in zip(inputs.split(1), shapes)
-    ]
-    extents = torch.tensor(
-        [m.shape[1:-1][::-1] for m in maps], dtype=maps[0].dtype, device=inputs.device
-    )
-    height, width = (-(-side // stem.stride) for side in canvas)
-    padded = [
-        F.pad(m, (0, 0, 0, width - m.shape[-2], 0, height - m.shape[-3])) for m in maps
-    ]
-    return torch.cat(padded), extents

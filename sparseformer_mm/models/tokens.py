@@ -7,7 +7,8 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from .rois import at_least_float32, inflate_rois, init_rois
+from .ops import at_least_float32
+from .rois import inflate_rois, init_rois
 
 
 class StageRecord(NamedTuple):
@@ -31,15 +32,14 @@ class SparseFormerOutput(NamedTuple):
     """What a SparseFormer saw and made of it.
 
     That is :meth:`.SparseFormer.forward_intermediates`, and what dense heads get with
-    ``out_type='tokens'``. N counts all tokens, of all copies along time.
+    ``out_type='tokens'`` (mmseg's heads find the map under ``in_index=2``). N counts
+    all tokens, of all copies along time.
 
     Attributes:
         tokens: (B, N, d_c) last tokens, each through the final LayerNorm. A linear
             classifier takes them one by one too.
         rois: (B, N, 2D) final RoIs, center and size in units of the image: x, y, w, h,
             or x, y, t, w, h, l for videos.
-        pooled: (B, d_c), the final LayerNorm of the mean over the last tokens: what
-            classification heads take.
         image_feature: (B, C, [T,] H', W'), the map that tokens sample from; zero where
             padded.
         map_extents: (B, D), x first: pixels of ``image_feature`` that belong to each
@@ -47,15 +47,17 @@ class SparseFormerOutput(NamedTuple):
         block_tokens: (B, N, d_c) each, after the cortex blocks of ``out_indices``,
             through the final LayerNorm.
         stages: a :class:`StageRecord` per sampling stage, in order.
+        pooled: (B, d_c), the final LayerNorm of the mean over the last tokens: what
+            classification heads take.
     """
 
     tokens: Tensor
     rois: Tensor
-    pooled: Tensor
     image_feature: Tensor
     map_extents: Optional[Tensor]
     block_tokens: Tuple[Tensor, ...]
     stages: Tuple[StageRecord, ...]
+    pooled: Tensor
 
 
 class LatentTokens(BaseModule):

@@ -2,9 +2,7 @@
 
 from typing import List, Optional
 
-import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from ..models.location_attention import LocationAwareAttention
 from ..models.ops import Linear
+from ..models.padding import inside_images, repeat_edges
 from ..models.tokens import SparseFormerOutput
 
 # Reading labels back from a GPU makes it wait: done for the first batches only.
@@ -38,7 +37,6 @@ class LocationAwareHead(BaseDecodeHead):
         num_heads: of the attention.
         num_convs: number of 3x3 convolutions with norm and activation.
         residual: add a projection of the map to the restored one.
-        attn_impl: 'lean' or 'plain', equal results; see the attention.
         kwargs: of mmseg's ``BaseDecodeHead``: ``num_classes``, ``dropout_ratio``,
             ``norm_cfg`` (batch norm if not given), ``act_cfg``, ``conv_cfg``,
             ``loss_decode``, ``ignore_index``, ``sampler``, ``align_corners`` ...
@@ -56,7 +54,6 @@ class LocationAwareHead(BaseDecodeHead):
         num_heads: int = 1,
         num_convs: int = 2,
         residual: bool = False,
-        attn_impl: str = 'lean',
         **kwargs,
     ):
         kwargs.setdefault('norm_cfg', dict(type='BN'))
@@ -74,7 +71,7 @@ class LocationAwareHead(BaseDecodeHead):
             )
         self.feat_channels = feat_channels
         self.attention = LocationAwareAttention(
-            feat_channels, in_channels, embed_dims, num_heads, attn_impl
+            feat_channels, in_channels, embed_dims, num_heads
         )
         self.shortcut = Linear(feat_channels, embed_dims) if residual else None
         self.convs = nn.ModuleList(
@@ -120,10 +117,10 @@ class LocationAwareHead(BaseDecodeHead):
             for conv in self.convs:
                 x = conv(x)
             return self.cls_seg(x)
-        inside = _inside(extents, x)
+        inside = inside_images(x, extents)
         for conv in self.convs:  # a convolution pads with zeros, here too
             x = conv(x * inside)
-        return _repeat_edges(self.cls_seg(x), extents)
+        return repeat_edges(self.cls_seg(x), extents)
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict:
         """mmseg's losses, after a look at the labels.
@@ -186,25 +183,3 @@ class LocationAwareHead(BaseDecodeHead):
                     'head, set reduce_zero_label=True on the dataset and '
                     'LoadAnnotations if label 0 means unlabelled, or set ignore_index'
                 )
-
-
-def _inside(extents: Tensor, x: Tensor) -> Tensor:
-    """(B, 1, H, W), True where a pixel of the map x (B, C, H, W) is in its image."""
-    width, height = extents[:, :, None].unbind(1)
-    rows = torch.arange(x.shape[2], device=x.device) < height
-    columns = torch.arange(x.shape[3], device=x.device) < width
-    return (rows[:, :, None] & columns[:, None])[:, None]
-
-
-def _repeat_edges(x: Tensor, extents: Tensor) -> Tensor:
-    """Fill the padding of maps x (B, C, H, W) with what is at the images' edges.
-
-    Interpolating to another size then mixes nothing of the padding into an image.
-    """
-    height, width = x.shape[2:]
-    filled = []
-    for image, (right, bottom) in zip(x.split(1), extents.long().tolist()):
-        image = image[:, :, :bottom, :right]
-        sides = (0, width - right, 0, height - bottom)
-        filled.append(F.pad(image, sides, mode='replicate'))
-    return torch.cat(filled)

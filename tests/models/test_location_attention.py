@@ -1,24 +1,28 @@
 """Location-aware attention against loops and against itself."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
-
-from helpers.numerics import assert_near  # noqa: E402
-from sparseformer_mm.models import location_attention as module  # noqa: E402
-from sparseformer_mm.models.location_attention import (  # noqa: E402
+from helpers.numerics import assert_near
+from sparseformer_mm.models import location_attention as module
+from sparseformer_mm.models import ops
+from sparseformer_mm.models.location_attention import (
     LocationAwareAttention,
     location_bias,
 )
 
-pytestmark = pytest.mark.mmseg
-IMPLS = ('plain', 'lean')
+
+@pytest.fixture(params=['plain', 'lean'])
+def both(request, monkeypatch):
+    """Run a test on the formula as it is written, and on its lean form."""
+    monkeypatch.setattr(ops, 'FAST_OPS', request.param == 'lean')
 
 
-def make(heads=1, impl='lean', channels=6, token_dims=10, dims=8):
-    attention = LocationAwareAttention(channels, token_dims, dims, heads, impl)
+def make(heads=1, channels=6, token_dims=10, dims=8):
+    attention = LocationAwareAttention(channels, token_dims, dims, heads)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # large enough that content matters beside B
         for param in attention.parameters():
@@ -41,8 +45,11 @@ def inputs(batch=2, height=5, width=7, num_tokens=4, size=None):
     return feature, tokens, rois
 
 
-def run(attention, args, extents=None):
+def run(attention, args, extents=None, lean=None):
     """Output, and gradients of inputs and parameters."""
+    if lean is not None:
+        with mock.patch.object(ops, 'FAST_OPS', lean):
+            return run(attention, args, extents)
     args = [x.detach().clone().requires_grad_() for x in args]
     for param in attention.parameters():
         param.grad = None
@@ -72,11 +79,10 @@ def test_bias_is_that_of_a_double_loop():
                         assert actual.item() == pytest.approx(expected)
 
 
-@pytest.mark.usefixtures('float64')
+@pytest.mark.usefixtures('float64', 'both')
 @pytest.mark.parametrize('heads', [1, 2])
-@pytest.mark.parametrize('impl', IMPLS)
-def test_naive_attention(impl, heads):
-    attention = make(heads, impl)
+def test_naive_attention(heads):
+    attention = make(heads)
     feature, tokens, rois = inputs()
     out = attention(feature, tokens, rois)
     dims = 8 // heads
@@ -114,8 +120,8 @@ def test_values_and_gradients_of_small_rois(size, heads, monkeypatch):
     args = inputs(height=8, width=4, size=size)
     extents = torch.tensor([[4.0, 8.0], [2.0, 4.0]])
     wide = [x.double() for x in args]
-    reference = run(make(heads, 'plain').double(), wide, extents)
-    plain, lean = (run(make(heads, impl), args, extents) for impl in IMPLS)
+    reference = run(make(heads).double(), wide, extents, lean=False)
+    plain, lean = (run(make(heads), args, extents, lean) for lean in (False, True))
     assert_near(lean, plain, 1e-5)
     # Gradients of the tiniest RoIs are sums of numbers around 1e6.
     assert_near(lean, reference, 1e-5 if size != 2e-6 else 1e-3)
@@ -130,14 +136,14 @@ def test_lean_gradients_are_numerical_ones(monkeypatch):
     assert torch.autograd.gradcheck(attention, args)
 
 
-@pytest.mark.parametrize('impl', IMPLS)
-def test_a_pixel_far_from_every_roi(impl):
+@pytest.mark.usefixtures('both')
+def test_a_pixel_far_from_every_roi():
     """Scores of -1e12 and more: the nearest token is all that counts."""
     feature, tokens, rois = inputs(num_tokens=3)
     rois[:] = torch.tensor([0.1, 0.2, 1e-6, 1e-6])
     rois[:, 1, :2] = 0.8
     rois[:, 2] = torch.tensor([0.3, 0.9, 0.0, -1e-6])  # sizes count as 1e-6
-    attention = make(impl=impl)
+    attention = make()
     results = run(attention, (feature, tokens, rois))
     assert all(x.isfinite().all() for x in results)
     value = attention.value(tokens)
@@ -145,10 +151,9 @@ def test_a_pixel_far_from_every_roi(impl):
         torch.testing.assert_close(results[0][:, row, column], value[:, nearest])
 
 
-@pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize('impl', IMPLS)
-def test_a_small_token_far_away_is_ignored(impl):
-    attention = make(impl=impl)
+@pytest.mark.usefixtures('float64', 'both')
+def test_a_small_token_far_away_is_ignored():
+    attention = make()
     feature, tokens, rois = inputs()
     rois[:, 1] = torch.tensor([0.9, 0.9, 0.05, 0.05])
     out = attention(feature, tokens, rois)
@@ -159,10 +164,9 @@ def test_a_small_token_far_away_is_ignored(impl):
     assert change.abs().max() > 0.1  # but counts where it looks
 
 
-@pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize('impl', IMPLS)
-def test_the_order_of_tokens_does_not_matter(impl):
-    attention = make(2, impl)
+@pytest.mark.usefixtures('float64', 'both')
+def test_the_order_of_tokens_does_not_matter():
+    attention = make(2)
     feature, tokens, rois = inputs()
     order = [2, 0, 3, 1]
     torch.testing.assert_close(
@@ -171,11 +175,10 @@ def test_the_order_of_tokens_does_not_matter(impl):
     )
 
 
-@pytest.mark.usefixtures('float64')
+@pytest.mark.usefixtures('float64', 'both')
 @pytest.mark.parametrize('axis', [0, 1])
-@pytest.mark.parametrize('impl', IMPLS)
-def test_flipping_map_and_rois_flips_the_output(impl, axis):
-    attention = make(impl=impl)
+def test_flipping_map_and_rois_flips_the_output(axis):
+    attention = make()
     feature, tokens, rois = inputs()
     flipped = rois.clone()
     flipped[..., axis] = 1 - flipped[..., axis]
@@ -186,11 +189,11 @@ def test_flipping_map_and_rois_flips_the_output(impl, axis):
 
 
 @pytest.mark.parametrize('heads', [1, 2])
-@pytest.mark.parametrize('impl', IMPLS)
-def test_bfloat16_keeps_coordinates_in_float32(impl, heads):
+@pytest.mark.usefixtures('both')
+def test_bfloat16_keeps_coordinates_in_float32(heads):
     # Near the right edge, bfloat16 has one number for several pixels of this row.
     args = inputs(height=2, width=400, size=2e-3)
-    attention = make(heads, impl)
+    attention = make(heads)
     reference = run(attention, args)
     with torch.autocast('cpu', torch.bfloat16):
         assert attention(*args).dtype == torch.bfloat16
@@ -200,30 +203,31 @@ def test_bfloat16_keeps_coordinates_in_float32(impl, heads):
     assert_near(results, reference, 0.1)
 
 
-@pytest.mark.parametrize('impl', IMPLS)
-def test_bfloat16_between_two_far_rois(impl):
+@pytest.mark.usefixtures('both')
+def test_bfloat16_between_two_far_rois():
     # B is -400 half way, where bfloat16 has even numbers only.
     feature, tokens, rois = inputs(height=1, width=800, num_tokens=2)
     rois[:, 0] = torch.tensor([0.1, 0.5, 0.02, 1.0])
     rois[:, 1] = torch.tensor([0.9, 0.5, 0.02, 1.0])
-    attention = make(impl=impl)
+    attention = make()
     reference = run(attention, (feature, tokens, rois))
     with torch.autocast('cpu', torch.bfloat16):
         results = run(attention, (feature, tokens, rois))
     assert_near(results[:1], reference[:1], 5e-2)
 
 
-def test_scores_are_not_kept_for_the_backward_pass():
+def test_scores_are_not_kept_for_the_backward_pass(monkeypatch):
     num_scores = 2 * 40 * 50 * 30
     largest = {}
-    for impl in IMPLS:
+    for form in ('plain', 'lean'):
+        monkeypatch.setattr(ops, 'FAST_OPS', form == 'lean')
         sizes = []
         feature, tokens, rois = inputs(height=40, width=50, num_tokens=30)
         with saved_tensors_hooks(
             lambda x, s=sizes: s.append(x.numel()) or x, lambda x: x
         ):
-            make(impl=impl)(feature, tokens, rois.requires_grad_())
-        largest[impl] = max(sizes)
+            make()(feature, tokens, rois.requires_grad_())
+        largest[form] = max(sizes)
     assert largest['plain'] >= num_scores
     assert largest['lean'] == feature.numel()  # the map itself
 
@@ -238,7 +242,6 @@ def test_tracing_gives_the_same():
 @pytest.mark.parametrize(
     'kwargs, words',
     [
-        (dict(impl='fast'), "attn_impl='fast' is unknown"),
         (dict(heads=3), 'num_heads=3 does not divide the width of the attention, 8'),
         (dict(heads=0), 'num_heads=0 does not divide'),
     ],
@@ -254,13 +257,13 @@ def test_wrong_arguments(kwargs, words):
 def test_on_a_gpu(heads, monkeypatch):
     monkeypatch.setattr(module, '_BLOCK_SCORES_ELSEWHERE', 2 * 2 * heads * 7 * 4)
     args = inputs()
-    reference = run(make(heads, 'plain').double(), [x.double() for x in args])
+    reference = run(make(heads).double(), [x.double() for x in args], lean=False)
     args = [x.cuda() for x in args]
-    for impl in IMPLS:
-        attention = make(heads, impl).cuda()
-        results = run(attention, args)
+    for lean in (False, True):
+        attention = make(heads).cuda()
+        results = run(attention, args, lean=lean)
         assert_near(results, reference, 1e-2)  # TF32 may be on
         for dtype in (torch.float16, torch.bfloat16):
             with torch.autocast('cuda', dtype):
-                results = run(attention, args)
+                results = run(attention, args, lean=lean)
             assert_near(results, reference, 1e-1)

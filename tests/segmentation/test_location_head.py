@@ -9,6 +9,7 @@ pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentati
 from mmengine.structures import PixelData  # noqa: E402
 
 from helpers.segmentor_standin import HEAD, build, image, model_cfg, sample, tokens_of  # noqa: E402
+from sparseformer_mm.models import ops  # noqa: E402
 from sparseformer_mm.segmentation import LocationAwareHead  # noqa: E402
 from sparseformer_mm.utils.counting import count_macs  # noqa: E402
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.mmseg
 @pytest.mark.parametrize('residual', [False, True])
 @pytest.mark.parametrize('num_convs', [0, 1, 2])
 def test_logits_are_attention_then_convolutions_then_classifier(num_convs, residual):
-    extra = dict(embed_dims=12, num_heads=2, attn_impl='plain')
+    extra = dict(embed_dims=12, num_heads=2)
     model = build(head=dict(num_convs=num_convs, residual=residual, **extra))
     head, out = model.decode_head, tokens_of(model, image(40, 56))
     x = head.attention(
@@ -43,10 +44,11 @@ def test_logits_are_attention_then_convolutions_then_classifier(num_convs, resid
 
 
 @pytest.mark.parametrize('heads', [1, 4])
-def test_lean_and_plain_are_the_same_head(heads):
+def test_lean_and_plain_are_the_same_head(heads, monkeypatch):
     results = []
-    for impl in ('lean', 'plain'):
-        model = build(head=dict(num_heads=heads, attn_impl=impl))
+    for lean in (True, False):
+        monkeypatch.setattr(ops, 'FAST_OPS', lean)
+        model = build(head=dict(num_heads=heads))
         img = image(48, 40)
         losses = model(img[None], [sample(img)], mode='loss')
         losses['decode.loss_ce'].backward()
@@ -232,7 +234,6 @@ def test_other_backbones_are_refused():
         (dict(num_convs=-1), 'num_convs=-1 must be'),
         (dict(num_convs=0), 'num_convs=0 .* channels=12 equal to .* 32'),
         (dict(num_heads=5), 'num_heads=5 does not divide'),
-        (dict(attn_impl='flash'), "attn_impl='flash' is unknown"),
         (
             dict(input_transform='multiple_select', in_channels=[32], in_index=[0]),
             "input_transform='multiple_select' selects among maps",
