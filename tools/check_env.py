@@ -18,7 +18,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 HERE = Path(__file__).resolve().parent
 
@@ -88,9 +88,7 @@ class Facts(NamedTuple):
         return [name for name in names if name in self.versions]
 
     def show(self, names: Tuple[str, ...]) -> str:
-        return ', '.join(
-            f'{name} {self.versions[name]}' for name in self.installed(names)
-        )
+        return ', '.join(f'{n} {self.versions[n]}' for n in self.installed(names))
 
     def pinned(self, names: Tuple[str, ...]) -> str:
         """``name==version`` of the one of ``names`` this stack uses."""
@@ -133,11 +131,40 @@ def compile_mmcv(facts: Facts) -> str:
 
 
 # -------------------------------------------------------------------- checks
+def fine(message: str) -> Finding:
+    return Finding('ok', message)
+
+
+def error(message: str, cure: str) -> Finding:
+    return Finding('error', message, cure)
+
+
+def defect(
+    facts: Facts,
+    names: Tuple[str, ...],
+    module: str,
+    missing: str,
+    several: str = '',
+    broken: str = '',
+) -> Optional[Finding]:
+    """What may be wrong with all that bring a module: none is there, several are (they
+    share a folder), or it cannot be imported; with the cure for each case."""
+    package, installed = module.partition('.')[0], facts.installed(names)
+    if not installed:
+        return error(f'{package} is missing', missing)
+    shown = facts.show(names)
+    if several and len(installed) > 1:
+        return error(f'{shown} own the same folder {package}/', several)
+    if facts.errors.get(module):
+        return error(f'{shown} cannot be imported: {facts.errors[module]}', broken)
+    return None
+
+
 def check_python(facts: Facts) -> Finding:
     oldest, newest = {'onedl': (10, 13), 'openmmlab': (9, 11)}[facts.stack]
     version = '.'.join(map(str, facts.python))
     if oldest <= facts.python[1] <= newest:
-        return Finding('ok', f'Python {version}')
+        return fine(f'Python {version}')
     return Finding(
         'warning',
         f'Python {version}: the pinned {facts.stack} stack was '
@@ -148,16 +175,9 @@ def check_python(facts: Facts) -> Finding:
 
 def check_torch(facts: Facts) -> Finding:
     torch, vision = facts.pinned(('torch',)), facts.pinned(('torchvision',))
-    if 'torch' not in facts.versions:
-        return Finding('error', 'torch is missing', install(torch, vision))
-    if facts.errors.get('torch'):
-        return Finding(
-            'error',
-            f'torch {facts.versions["torch"]} cannot be '
-            f'imported: {facts.errors["torch"]}',
-            pip('install --force-reinstall', torch, vision),
-        )
-    return Finding('ok', f'torch {facts.versions["torch"]}')
+    again = pip('install --force-reinstall', torch, vision)
+    problem = defect(facts, ('torch',), 'torch', install(torch, vision), broken=again)
+    return problem or fine(facts.show(('torch',)))
 
 
 def check_torchvision(facts: Facts) -> Optional[Finding]:
@@ -166,103 +186,71 @@ def check_torchvision(facts: Facts) -> Optional[Finding]:
     major, minor = number(facts.versions['torch'])[:2]
     # torch 2.0 came with torchvision 0.15, torch 1.0 with 0.1.
     wanted = f'torchvision==0.{minor + (15 if major == 2 else 1)}.*'
-    if 'torchvision' not in facts.versions:
-        return Finding('error', 'torchvision is missing', install(wanted))
-    version = facts.versions['torchvision']
-    if not version.startswith(wanted[len('torchvision==') : -1]):
-        return Finding(
-            'error',
-            f'torchvision {version} does not go with torch {facts.versions["torch"]}',
-            install(wanted),
+    shown = facts.show(('torchvision',))
+    if shown and not shown.startswith(wanted[:-1].replace('==', ' ')):
+        return error(
+            f'{shown} does not go with torch {facts.versions["torch"]}', install(wanted)
         )
-    if facts.errors.get('torchvision'):
-        return Finding(
-            'error',
-            f'torchvision {version} cannot be imported: {facts.errors["torchvision"]}',
-            pip('install --force-reinstall --no-deps', wanted),
-        )
-    return Finding('ok', f'torchvision {version}')
+    again = pip('install --force-reinstall --no-deps', wanted)
+    names = ('torchvision',)
+    problem = defect(facts, names, 'torchvision', install(wanted), broken=again)
+    return problem or fine(shown)
 
 
 def check_numpy(facts: Facts) -> Finding:
+    pinned = install(facts.pinned(('numpy',)))
     if 'numpy' not in facts.versions:
-        return Finding('error', 'numpy is missing', install(facts.pinned(('numpy',))))
+        return error('numpy is missing', pinned)
     version = facts.versions['numpy']
     torch = facts.versions.get('torch')
     if number(version)[0] >= 2 and torch and number(torch) < (2, 3):
         # opencv goes along: from 4.12 on it asks for numpy 2.
         opencv = [f'{name}<4.12' for name in facts.installed(OPENCV)]
-        return Finding(
-            'error',
+        return error(
             f'numpy {version} does not go with torch '
             f'{torch}, which was built for numpy 1',
             install('numpy<2', *opencv),
         )
     if number(version)[0] < 2 and 'onedl-mmsegmentation' in facts.versions:
-        return Finding(
-            'error',
-            f'onedl-mmsegmentation needs numpy 2, not {version}',
-            install(facts.pinned(('numpy',))),
-        )
-    return Finding('ok', f'numpy {version}')
+        return error(f'onedl-mmsegmentation needs numpy 2, not {version}', pinned)
+    return fine(f'numpy {version}')
 
 
 def check_opencv(facts: Facts) -> Finding:
     installed = facts.installed(OPENCV)
     if not installed:
-        return Finding('error', 'opencv is missing', install(facts.pinned(OPENCV)))
-    shown = facts.show(OPENCV)
+        return error('opencv is missing', install(facts.pinned(OPENCV)))
     pin = facts.pins.get('opencv-python', facts.versions[installed[0]])
-    cure = pip(
-        'install --force-reinstall --no-deps', *(f'{name}=={pin}' for name in installed)
-    )
+    pinned = [f'{name}=={pin}' for name in installed]
+    cure = pip('install --force-reinstall --no-deps', *pinned)
     if len({facts.versions[name] for name in installed}) > 1:
-        return Finding(
-            'error',
-            f'{shown} own the same folder cv2/, the last '
+        return error(
+            f'{facts.show(OPENCV)} own the same folder cv2/, the last '
             'one installed has overwritten parts of the others',
             cure,
         )
-    if facts.errors.get('cv2'):
-        return Finding(
-            'error', f'{shown}: cv2 cannot be imported: {facts.errors["cv2"]}', cure
-        )
-    return Finding('ok', shown)
+    problem = defect(facts, OPENCV, 'cv2', '', broken=cure)
+    return problem or fine(facts.show(OPENCV))
 
 
 def check_setuptools(facts: Facts) -> Finding:
     version = facts.versions.get('setuptools', '')
     shown = f'setuptools {version}' if version else 'no setuptools'
     if facts.has_pkg_resources or not facts.wants_pkg_resources:
-        return Finding('ok', shown)
-    users = ', '.join(facts.wants_pkg_resources)
-    return Finding(
-        'error',
-        f'{shown} brings no pkg_resources (dropped in '
-        f'82), which is imported by: {users}',
+        return fine(shown)
+    return error(
+        f'{shown} brings no pkg_resources (dropped in 82), which is imported by: '
+        + ', '.join(facts.wants_pkg_resources),
         install('setuptools<82'),
     )
 
 
 def check_mmengine(facts: Facts) -> Finding:
-    installed = facts.installed(MMENGINE)
-    requirement = facts.pinned(MMENGINE)
-    if not installed:
-        return Finding('error', 'mmengine is missing', install(requirement))
-    shown = facts.show(MMENGINE)
-    if len(installed) > 1:
-        return Finding(
-            'error',
-            f'{shown} own the same folder mmengine/',
-            replace(installed, requirement),
-        )
-    if facts.errors.get('mmengine'):
-        return Finding(
-            'error',
-            f'{shown} cannot be imported: {facts.errors["mmengine"]}',
-            install(requirement),
-        )
-    return Finding('ok', shown)
+    pinned = facts.pinned(MMENGINE)
+    several = replace(facts.installed(MMENGINE), pinned)
+    again = install(pinned)
+    problem = defect(facts, MMENGINE, 'mmengine', again, several, again)
+    return problem or fine(facts.show(MMENGINE))
 
 
 def check_weights_only(facts: Facts) -> Optional[Finding]:
@@ -277,8 +265,7 @@ def check_weights_only(facts: Facts) -> Optional[Finding]:
         or facts.weights_only_off
     ):
         return None
-    return Finding(
-        'error',
+    return error(
         f'{facts.show(MMENGINE)} cannot load the checkpoints it '
         f'writes with torch {torch} (torch >= 2.6 loads weights only)',
         replace(installed, 'onedl-mmengine')
@@ -288,97 +275,63 @@ def check_weights_only(facts: Facts) -> Optional[Finding]:
 
 
 def check_mmcv(facts: Facts) -> Finding:
-    installed = facts.installed(MMCV)
-    requirement = facts.pinned(MMCV)
-    if not installed:
-        return Finding(
-            'error',
-            'mmcv is missing',
-            pip('install --no-build-isolation', f'"{requirement}"'),
-        )
-    shown = facts.show(MMCV)
-    if len(installed) > 1:
-        return Finding(
-            'error', f'{shown} own the same folder mmcv/', compile_mmcv(facts)
-        )
-    if facts.errors.get('mmcv'):
-        return Finding(
-            'error',
-            f'{shown} cannot be imported: {facts.errors["mmcv"]}',
-            compile_mmcv(facts),
-        )
-    error = facts.errors.get('mmcv._ext', '')
-    if not error:
-        return Finding('ok', f'{shown}, operators load')
-    needs_ops = [name for name in facts.libraries if name == 'mmdet']
-    if "No module named 'mmcv._ext'" in error:
+    missing = pip('install --no-build-isolation', f'"{facts.pinned(MMCV)}"')
+    again = compile_mmcv(facts)
+    problem = defect(facts, MMCV, 'mmcv', missing, again, again)
+    shown, failure = facts.show(MMCV), facts.errors.get('mmcv._ext', '')
+    if problem or not failure:
+        return problem or fine(f'{shown}, operators load')
+    if "No module named 'mmcv._ext'" in failure:
         message = f'{shown} has no compiled operators'
     else:
         message = (
             f'{shown}: the operators were compiled for another torch '
-            f'than {facts.versions.get("torch")}: {error}'
+            f'than {facts.versions.get("torch")}: {failure}'
         )
-    if needs_ops:
-        return Finding('error', f'{message}, which mmdet needs', compile_mmcv(facts))
-    return Finding('ok', f'{message}; nothing here needs them')
+    if 'mmdet' in facts.libraries:
+        return error(f'{message}, which mmdet needs', again)
+    return fine(f'{message}; nothing here needs them')
 
 
 def check_library(facts: Facts, name: str) -> Finding:
     names = LIBRARIES[name]
-    installed = facts.installed(names)
-    requirement = facts.pinned(names)
-    if not installed:
-        return Finding('error', f'{name} is missing', install(requirement))
-    shown = facts.show(names)
-    if len(installed) > 1:
-        return Finding(
-            'error',
-            f'{shown} own the same folder {name}/',
-            replace(installed, requirement),
-        )
-    error = facts.errors.get(PROBES[name], '')
-    if not error:
-        return Finding('ok', f'{shown}, can be imported')
-    if name == 'mmaction' and re.search(r'localizers\.drn|MMCV==', error):
+    pinned, shown = facts.pinned(names), facts.show(names)
+    failure = facts.errors.get(PROBES[name], '')
+    if name == 'mmaction' and re.search(r'localizers\.drn|MMCV==', failure):
         gaps = (
             f'{shown} refuses mmcv >= 2.2 and was released without '
             'mmaction.models.localizers.drn, which it imports'
         )
-        error = facts.errors.get(COMPAT, 'not tried')
-        if not error:
-            return Finding('ok', f'{gaps}; with {COMPAT} it can be imported')
-        return Finding(
-            'error',
-            f'{gaps}; {COMPAT} cures it but cannot be imported: {error}',
+        failure = facts.errors.get(COMPAT, 'not tried')
+        if not failure:
+            return fine(f'{gaps}; with {COMPAT} it can be imported')
+        return error(
+            f'{gaps}; {COMPAT} cures it but cannot be imported: {failure}',
             pip('install', str(HERE.parent)),
         )
-    missing = re.search(r"No module named '(\w+)'", error)
-    if missing and missing[1] != name:
-        return Finding(
-            'error', f'{shown} lacks {missing[1]}: {error}', install(missing[1])
-        )
-    return Finding(
-        'error',
-        f'{shown} cannot be imported: {error}',
-        pip('install --force-reinstall --no-deps', requirement),
-    )
+    lacks = re.search(r"No module named '(\w+)'", failure)
+    if lacks and lacks[1] != name and len(facts.installed(names)) == 1:
+        return error(f'{shown} lacks {lacks[1]}: {failure}', install(lacks[1]))
+    several = replace(facts.installed(names), pinned)
+    again = pip('install --force-reinstall --no-deps', pinned)
+    problem = defect(facts, names, PROBES[name], install(pinned), several, again)
+    return problem or fine(f'{shown}, can be imported')
 
 
 def run_checks(facts: Facts) -> List[Finding]:
     """All findings, in the order in which they should be cured."""
-    checks: List[Callable[[Facts], Optional[Finding]]] = [
-        check_python,
-        check_setuptools,
-        check_torch,
-        check_torchvision,
-        check_numpy,
-        check_opencv,
-        check_mmengine,
-        check_weights_only,
-        check_mmcv,
+    findings = [
+        check_python(facts),
+        check_setuptools(facts),
+        check_torch(facts),
+        check_torchvision(facts),
+        check_numpy(facts),
+        check_opencv(facts),
+        check_mmengine(facts),
+        check_weights_only(facts),
+        check_mmcv(facts),
+        *(check_library(facts, name) for name in facts.libraries),
     ]
-    findings = [check(facts) for check in checks]
-    findings += [check_library(facts, name) for name in facts.libraries]
     return [finding for finding in findings if finding]
 
 
@@ -442,14 +395,8 @@ def gather_facts(need: str) -> Facts:
     stack = 'onedl' if onedl or not classic else 'openmmlab'
 
     libraries = TASKS[need]
-    owners = {
-        'torch': ('torch',),
-        'torchvision': ('torchvision',),
-        'cv2': OPENCV,
-        'mmengine': MMENGINE,
-        'mmcv': MMCV,
-        'mmcv._ext': MMCV,
-    }
+    owners = dict(torch=('torch',), torchvision=('torchvision',), cv2=OPENCV)
+    owners.update({'mmengine': MMENGINE, 'mmcv': MMCV, 'mmcv._ext': MMCV})
     owners.update({PROBES[name]: LIBRARIES[name] for name in libraries})
     if 'mmaction' in libraries:
         owners[COMPAT] = LIBRARIES['mmaction']
@@ -476,19 +423,11 @@ def gather_facts(need: str) -> Facts:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description='Say what is missing or clashes in this environment, '
-        'and the exact cure.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        '--need',
-        choices=TASKS,
-        default='all',
-        help='the task that has to work (default: all)',
+        '--need', choices=TASKS, default='all', help='what has to work (all)'
     )
-    parser.add_argument(
-        '--json', action='store_true', help='print the findings as JSON'
-    )
+    parser.add_argument('--json', action='store_true', help='print JSON')
     arguments = parser.parse_args()
 
     findings = run_checks(gather_facts(arguments.need))
@@ -500,10 +439,8 @@ def main() -> int:
             print(f'{finding.status.upper():8}{finding.message}')
             if finding.cure:
                 print(f'        cure: {finding.cure}')
-        print(
-            f'{arguments.need}: '
-            + (f'{wrong} to cure' if wrong else 'everything works')
-        )
+        summary = f'{wrong} to cure' if wrong else 'everything works'
+        print(f'{arguments.need}: {summary}')
     return int(wrong > 0)
 
 
