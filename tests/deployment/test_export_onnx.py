@@ -1,5 +1,6 @@
 """tools/deployment/export_onnx.py: the file's answers are the library's."""
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -13,42 +14,59 @@ onnxruntime = pytest.importorskip(
     'onnxruntime', reason='needs onnxruntime: pip install onnx onnxruntime'
 )
 
-from mmengine.config import Config  # noqa: E402
-from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
 from helpers import toy_detector, toy_segmentor, toy_training, toy_video  # noqa: E402
-from helpers.scripts import load_tool  # noqa: E402
+from helpers.scripts import load_tool, run_tool  # noqa: E402
 from sparseformer_mm.deployment import check, export  # noqa: E402
-from sparseformer_mm.host import host_of  # noqa: E402
 from sparseformer_mm.utils.configs import load_config  # noqa: E402
-
-ROOT = toy_training.ROOT
-
 
 tool = load_tool('deployment/export_onnx')
 
 CLASSES = ('one', 'two', 'thrée')
-TEXTS = dict(
-    cls=toy_training.CONFIG.format(data='data', shuffle=False, limit=True),
-    det=toy_detector.CONFIG.format(data='data', classes=toy_detector.CLASSES, epochs=2),
-    seg=toy_segmentor.CONFIG.format(data='data', iterations=2),
-    video=toy_video.CONFIG.format(data='data', epochs=2, size=24),
-)
-TEXTS['softmax'] = TEXTS['det'].replace(
+# Each channel has figures of its own, or a wrong order would not show.
+GREY = 'mean=[127.5] * 3, std=[64.] * 3'
+COLOURED = 'mean=[120., 110., 90.], std=[50., 60., 75.]'
+TEXTS = {
+    'classification': toy_training.CONFIG.format(
+        data='data', shuffle=False, limit=True
+    ).replace('num_classes=3, mean', 'to_rgb=True, num_classes=3, mean'),
+    'detection': toy_detector.CONFIG.format(
+        data='data', classes=toy_detector.CLASSES, epochs=2
+    ),
+    # One that takes BGR, as Caffe's models do.
+    'segmentation': toy_segmentor.CONFIG.format(data='data', iterations=2).replace(
+        'bgr_to_rgb=True', 'bgr_to_rgb=False'
+    ),
+    'video': toy_video.CONFIG.format(data='data', epochs=2, size=24),
+}
+TEXTS['softmax'] = TEXTS['detection'].replace(
     "loss_cls=dict(type='FocalLoss', use_sigmoid=True, loss_weight=2.)",
     "loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=.1, class_weight=1.)",
 )
-SIZES = dict(cls=(32, 40), det=(48, 64), softmax=(48, 64), seg=(41, 54))
-SIZES['video'] = (8, 24, 36)
-LIBRARIES = dict(cls='mmpretrain', seg='mmseg', video='mmaction')
-MARKS = dict(LIBRARIES, det='mmdet', softmax='mmdet')
+assert TEXTS['softmax'] != TEXTS['detection']
+SIZES = dict(
+    classification=(32, 40),
+    detection=(48, 64),
+    softmax=(48, 64),
+    segmentation=(41, 54),
+    video=(8, 24, 36),
+)
+LIBRARIES = dict(
+    classification='mmpretrain',
+    detection='mmdet',
+    softmax='mmdet',
+    segmentation='mmseg',
+    video='mmaction',
+)
 
 
 def params(*kinds):
-    return [pytest.param(k, marks=getattr(pytest.mark, MARKS[k])) for k in kinds]
+    return [pytest.param(k, marks=getattr(pytest.mark, LIBRARIES[k])) for k in kinds]
 
 
-ALL = params('cls', 'det', 'softmax', 'seg', 'video')
+TASKS = params('classification', 'detection', 'segmentation', 'video')
+ALL = [*TASKS, *params('softmax')]
 
 
 @pytest.fixture(autouse=True)
@@ -58,50 +76,68 @@ def scope():
         yield
 
 
-@pytest.fixture
-def toy(tmp_path):
-    """Make config and checkpoint of a task's toy model; return paths and model.
+class Toy:
+    """A toy model with its config and checkpoint, and the files exported from it.
 
     All weights are random, so that RoIs, points and boxes differ between images.
     """
 
-    def make(kind: str, text: str = None):
-        library = MARKS[kind]
-        if library == 'mmaction':
-            pytest.importorskip('sparseformer_mm.video.compat')
-        pytest.importorskip(library, reason=f'needs {library}')
-        config = tmp_path / f'{kind}.py'
-        config.write_text(text or TEXTS[kind])
-        cfg = load_config(str(config))
-        with DefaultScope.overwrite_default_scope(library):
-            model = build(cfg)
+    def __init__(self, kind: str, folder: Path):
+        self.kind, self.folder = kind, folder
+        self.config, self.checkpoint = folder / 'toy.py', folder / 'toy.pth'
+        assert GREY in TEXTS[kind]
+        self.config.write_text(TEXTS[kind].replace(GREY, COLOURED))
+        cfg = load_config(str(self.config))
+        if cfg.get('data_preprocessor'):
+            cfg.model.data_preprocessor = cfg.data_preprocessor
+        with DefaultScope.overwrite_default_scope(LIBRARIES[kind]):
+            self.model = MODELS.build(cfg.model).eval()
         torch.manual_seed(0)
-        for name, param in model.named_parameters():
+        for name, param in self.model.named_parameters():
             if 'token_rois' not in name:
                 param.data.add_(torch.randn_like(param) * 0.15)
-        for name, buffer in model.named_buffers():
+        for name, buffer in self.model.named_buffers():
             if name.endswith('running_var'):
                 buffer.uniform_(0.5, 2)
-        checkpoint = tmp_path / f'{kind}.pth'
         meta = dict(dataset_meta=dict(classes=CLASSES))
-        torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
-        return str(config), str(checkpoint), model.eval()
+        torch.save(dict(state_dict=self.model.state_dict(), meta=meta), self.checkpoint)
+        self._files = {}
+
+    def run(self, *options) -> str:
+        """What the tool prints; it has to succeed."""
+        status, output = self.fail(*options)
+        assert status == 0, output
+        return output
+
+    def fail(self, *options):
+        """Exit status and output of the tool; ``--shape`` is given if not there."""
+        if '--shape' not in options:
+            options = ('--shape', *SIZES[self.kind], *options)
+        out = ('--out', self.folder / 'model.onnx')
+        return run_tool(tool, self.config, self.checkpoint, *options, *out)
+
+    def export(self, *options) -> Path:
+        """The file that the tool makes with options, made once."""
+        if options not in self._files:
+            self.run(*options)
+            path = self.folder / f'{len(self._files)}.onnx'
+            (self.folder / 'model.onnx').rename(path)
+            self._files[options] = path
+        return self._files[options]
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    made = {}
+
+    def make(kind: str) -> Toy:
+        library = 'sparseformer_mm.video' if kind == 'video' else LIBRARIES[kind]
+        pytest.importorskip(library, reason=f'needs {LIBRARIES[kind]}')
+        if kind not in made:
+            made[kind] = Toy(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
 
     return make
-
-
-def build(cfg):
-    from mmengine.registry import MODELS
-
-    if cfg.get('data_preprocessor'):
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    return MODELS.build(cfg.model)
-
-
-def run_tool(folder: Path, *argv) -> Path:
-    out = folder / 'model.onnx'
-    tool.main([*map(str, argv), '--out', str(out)])
-    return out
 
 
 def answer(path: Path, images: torch.Tensor) -> dict:
@@ -121,30 +157,30 @@ def pictures(kind: str, batch: int, size=None, seed: int = 7) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, size, mode=mode)
 
 
-def preprocess(model, kind: str, pixels: torch.Tensor) -> torch.Tensor:
+def preprocess(toy: Toy, pixels: torch.Tensor) -> torch.Tensor:
     """By the library's own data preprocessor."""
+    preprocessor = toy.model.data_preprocessor
     # Pictures come as loaded, BGR; clips RGB, and with an axis for views.
-    if kind == 'video':
+    if toy.kind == 'video':
         data = dict(inputs=list(pixels[:, None]), data_samples=None)
-        return model.data_preprocessor(data)['inputs'][:, 0]
+        return preprocessor(data)['inputs'][:, 0]
     inputs = pixels.flip(1)
-    if kind == 'cls':
-        return model.data_preprocessor(dict(inputs=inputs))['inputs']
-    if kind == 'seg':
-        model.data_preprocessor.size = tuple(pixels.shape[-2:])  # which it pads to
-        data = dict(inputs=list(inputs), data_samples=None)
-        return model.data_preprocessor(data)['inputs']
+    if toy.kind == 'classification':
+        return preprocessor(dict(inputs=inputs))['inputs']
+    if toy.kind == 'segmentation':
+        preprocessor.size = tuple(pixels.shape[-2:])  # which it pads to
+        return preprocessor(dict(inputs=list(inputs), data_samples=None))['inputs']
     from mmdet.structures import DetDataSample
 
     samples = [DetDataSample() for _ in pixels]
-    data = dict(inputs=list(inputs), data_samples=samples)
-    return model.data_preprocessor(data)['inputs']
+    return preprocessor(dict(inputs=list(inputs), data_samples=samples))['inputs']
 
 
 @torch.no_grad()
-def expected(model, kind: str, images: torch.Tensor, raw: bool = False) -> dict:
+def expected(toy: Toy, images: torch.Tensor, raw: bool = False) -> dict:
     """What the library's own prediction says."""
-    if kind == 'cls':
+    model, kind = toy.model, toy.kind
+    if kind == 'classification':
         return dict(logits=model(images, mode='tensor'))
     if kind == 'video':
         from mmaction.structures import ActionDataSample
@@ -156,7 +192,7 @@ def expected(model, kind: str, images: torch.Tensor, raw: bool = False) -> dict:
     metas = dict(
         ori_shape=size, img_shape=size, pad_shape=size, scale_factor=(1.0,) * 2
     )
-    if kind == 'seg':
+    if kind == 'segmentation':
         from mmseg.structures import SegDataSample
 
         if raw:
@@ -194,118 +230,103 @@ def node_types(path: Path) -> list:
     return [node.op_type for node in onnx.load(str(path)).graph.node]
 
 
+def properties(path: Path) -> dict:
+    return {p.key: p.value for p in onnx.load(str(path)).metadata_props}
+
+
 @pytest.mark.parametrize('kind', ALL)
-def test_answers_of_the_library(toy, tmp_path, kind):
-    config, checkpoint, model = toy(kind)
-    out = run_tool(tmp_path, config, checkpoint, '--shape', *SIZES[kind])
+def test_answers_of_the_library(toy, kind):
+    toy = toy(kind)
+    out = toy.export()
     # Sampling is GridSample for pictures (one per stage), gathered rows for clips.
     assert node_types(out).count('GridSample') == (0 if kind == 'video' else 3)
     for batch in (1, 3):
-        images = preprocess(model, kind, pictures(kind, batch))
-        assert_same(answer(out, images), expected(model, kind, images))
+        images = preprocess(toy, pictures(kind, batch))
+        assert_same(answer(out, images), expected(toy, images))
     # The images are told apart, and so is where the tokens look.
     with torch.no_grad():
-        stages = model.backbone.forward_intermediates(images).stages
-    for record in stages[1:]:
+        records = toy.model.backbone.forward_intermediates(images).stages
+    for record in records[1:]:
         assert record.rois.std(0).max() > 1e-3
         assert record.points.std(0).max() > 1e-3
-    first, last = stages[0].rois, stages[-1].rois
-    assert (last - first).abs().max() > 0.05
+    assert (records[-1].rois - records[0].rois).abs().max() > 0.05
 
 
-@pytest.mark.parametrize('kind', params('det', 'softmax', 'seg'))
-def test_raw(toy, tmp_path, kind):
-    config, checkpoint, model = toy(kind)
-    out = run_tool(tmp_path, config, checkpoint, '--shape', *SIZES[kind], '--raw')
-    images = preprocess(model, kind, pictures(kind, 2))
-    wanted = expected(model, kind, images, raw=True)
-    assert_same(answer(out, images), wanted)
+@pytest.mark.parametrize('kind', params('detection', 'softmax', 'segmentation'))
+def test_raw(toy, kind):
+    toy = toy(kind)
+    images = preprocess(toy, pictures(kind, 2))
+    wanted = expected(toy, images, raw=True)
+    assert_same(answer(toy.export('--raw'), images), wanted)
     shapes = dict(
-        det=dict(logits=(2, 8, 2), boxes=(2, 8, 4)),
+        detection=dict(logits=(2, 8, 2), boxes=(2, 8, 4)),
         softmax=dict(logits=(2, 8, 3), boxes=(2, 8, 4)),
-        seg=dict(logits=(2, 3, 11, 14)),
+        segmentation=dict(logits=(2, 3, 11, 14)),
     )
     assert {k: tuple(v.shape) for k, v in wanted.items()} == shapes[kind]
 
 
-@pytest.mark.parametrize('kind', params('cls', 'det', 'seg', 'video'))
-def test_preprocessing_inside(toy, tmp_path, kind):
-    # Each channel its own figures, or a wrong order would not show.
-    text = TEXTS[kind].replace(
-        'mean=[127.5] * 3, std=[64.] * 3', 'mean=[120., 110., 90.], std=[50., 60., 75.]'
-    )
-    assert text != TEXTS[kind]
-    if kind == 'seg':  # one that takes BGR, as Caffe's models do
-        text = text.replace('bgr_to_rgb=True', 'bgr_to_rgb=False')
-    if kind == 'cls':
-        text = text.replace('num_classes=3, mean', 'to_rgb=True, num_classes=3, mean')
-    config, checkpoint, model = toy(kind, text)
-    argv = (config, checkpoint, '--shape', *SIZES[kind])
-    plain = run_tool(tmp_path, *argv)
-    props = {p.key: p.value for p in onnx.load(str(plain)).metadata_props}
+@pytest.mark.parametrize('kind', TASKS)
+def test_preprocessing_inside(toy, kind):
+    toy = toy(kind)
+    props = properties(toy.export())
     assert json.loads(props['mean']) == [120, 110, 90]
     assert json.loads(props['std']) == [50, 60, 75]
-    assert props['channel_order'] == ('BGR' if kind == 'seg' else 'RGB')
+    assert props['channel_order'] == ('BGR' if kind == 'segmentation' else 'RGB')
     assert json.loads(props['preprocess_included']) is False
-    out = run_tool(tmp_path, *argv, '--with-preprocess')
-    props = {p.key: p.value for p in onnx.load(str(out)).metadata_props}
+    out = toy.export('--with-preprocess')
+    props = properties(out)
     assert json.loads(props['preprocess_included']) is True
     assert props['channel_order'] == 'RGB'
     pixels = pictures(kind, 2)
-    images = preprocess(model, kind, pixels)
-    assert_same(answer(out, pixels), expected(model, kind, images))
+    assert_same(answer(out, pixels), expected(toy, preprocess(toy, pixels)))
 
 
 @pytest.mark.parametrize('kind', ALL)
-def test_dynamic_size(toy, tmp_path, kind):
-    config, checkpoint, model = toy(kind)
-    argv = (config, checkpoint, '--shape', *SIZES[kind], '--dynamic-size')
-    out = run_tool(tmp_path, *argv)
+def test_dynamic_size(toy, kind):
+    toy = toy(kind)
+    out = toy.export('--dynamic-size')
     *frames, height, width = SIZES[kind]
     for size in ((height + 13, width - 6), (height - 8, width + 21)):
-        images = preprocess(model, kind, pictures(kind, 2, (*frames, *size)))
-        assert_same(answer(out, images), expected(model, kind, images))
+        images = preprocess(toy, pictures(kind, 2, (*frames, *size)))
+        assert_same(answer(out, images), expected(toy, images))
 
 
-@pytest.mark.parametrize('opset', [14, 15])
-@pytest.mark.parametrize('kind', params('cls', 'det', 'seg', 'video'))
-def test_old_opsets_gather_rows(toy, tmp_path, kind, opset):
-    config, checkpoint, model = toy(kind)
-    argv = (config, checkpoint, '--shape', *SIZES[kind])
-    out = run_tool(tmp_path, *argv, '--opset', opset)
+@pytest.mark.parametrize('kind', TASKS)
+def test_old_opsets_gather_rows(toy, kind):
+    toy = toy(kind)
+    # The two that have no GridSample differ in nothing that these models use.
+    out = toy.export('--opset', 15 if kind == 'segmentation' else 14)
     assert 'GridSample' not in node_types(out)
-    images = preprocess(model, kind, pictures(kind, 2))
-    assert_same(answer(out, images), expected(model, kind, images))
+    images = preprocess(toy, pictures(kind, 2))
+    assert_same(answer(out, images), expected(toy, images))
 
 
 @pytest.mark.mmaction
-def test_grid_sample_of_clips(toy, tmp_path, capsys):
-    config, checkpoint, model = toy('video')
-    argv = (config, checkpoint, '--shape', *SIZES['video'], '--sampler', 'grid')
-    with pytest.raises(SystemExit, match='opset 17 has no GridSample for 3.*raise it'):
-        run_tool(tmp_path, *argv)
-    try:
-        out = run_tool(tmp_path, *argv, '--opset', '20')
-    except SystemExit as error:
-        assert 'cannot write opset 20; take 17' in str(error)
-        assert tuple(map(int, torch.__version__.split('.')[:2])) < (2, 5)
+def test_grid_sample_of_clips(toy):
+    toy = toy('video')
+    status, output = toy.fail('--sampler', 'grid')
+    assert status == 1 and 'opset 17 has no GridSample for 3' in output
+    options = ('--sampler', 'grid', '--opset', '20')
+    if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 5):
+        assert 'cannot write opset 20; take 17' in toy.fail(*options)[1]
         return
+    out = toy.export(*options)
     assert node_types(out).count('GridSample') == 3
-    images = preprocess(model, 'video', pictures('video', 2))
-    assert_same(answer(out, images), expected(model, 'video', images))
+    images = preprocess(toy, pictures('video', 2))
+    assert_same(answer(out, images), expected(toy, images))
 
 
 @pytest.mark.mmpretrain
-def test_file(toy, tmp_path, capsys):
-    config, checkpoint, model = toy('cls')
-    argv = (config, checkpoint, '--shape', 32, 40)
-    proto = onnx.load(str(run_tool(tmp_path, *argv)))
+def test_file(toy):
+    toy = toy('classification')
+    proto = onnx.load(str(toy.export()))
     shapes = [
         [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*proto.graph.input, *proto.graph.output)
     ]
     assert shapes == [['batch', 3, 32, 40], ['batch', 3]]
-    props = {p.key: p.value for p in proto.metadata_props}
+    props = properties(toy.export())
     assert props['task'] == 'classification'
     assert json.loads(props['input_size']) == [32, 40]
     assert json.loads(props['dynamic_batch']) is True
@@ -314,30 +335,30 @@ def test_file(toy, tmp_path, capsys):
     norms = [n for n in proto.graph.node if n.op_type == 'LayerNormalization']
     assert norms and all(len(n.input) == 3 and n.input[2] for n in norms)
 
-    out = run_tool(tmp_path, *argv, '--batch', 2, '--check')
-    shape = onnx.load(str(out)).graph.input[0].type.tensor_type.shape
+    output = toy.run('--batch', 2, '--check')
+    assert 'input 2x3x32x40, logits: largest difference' in output
+    proto = onnx.load(str(toy.folder / 'model.onnx'))
+    shape = proto.graph.input[0].type.tensor_type.shape
     assert [dim.dim_value for dim in shape.dim] == [2, 3, 32, 40]
-    assert 'input 2x3x32x40, logits: largest difference' in capsys.readouterr().out
 
 
 @pytest.mark.mmpretrain
-def test_check_finds_a_difference(toy, tmp_path, capsys):
-    config, checkpoint, model = toy('cls')
-    argv = (config, checkpoint, '--shape', 32, 40)
-    out = run_tool(tmp_path, *argv, '--check')
-    said = capsys.readouterr().out
-    assert 'input 1x3x32x40, logits' in said and 'input 3x3x32x40, logits' in said
+def test_check_finds_a_difference(toy):
+    toy = toy('classification')
+    output = toy.run('--check')
+    assert 'input 1x3x32x40, logits' in output and 'input 3x3x32x40, logits' in output
+    data = (toy.folder / 'model.onnx').read_bytes()
+    model = copy.deepcopy(toy.model)
     model.backbone.focusing.sampler.bias.data += 0.5 * torch.rand(8)
     module = export.Exportable(model, 'mmpretrain')
     shapes = [(1, 3, 32, 40)]
-    run = check.onnx_runner(module, out.read_bytes(), threads=1)
-    (one,) = check.compare(module, run, shapes)
-    assert one.largest > 1e-3 and not one.is_fine
+    (other,) = check.compare(module, check.onnx_runner(module, data, 1), shapes)
+    assert other.largest > 1e-3 and not other.is_fine
     (own,) = check.compare(module, check.float64_runner(module), shapes)
     assert 0 < own.largest < 1e-4
-    said = f'more than 0.0001.*float64 by {own.largest:.2e}'
-    with pytest.raises(SystemExit, match=said):
-        tool.report(module, out.read_bytes(), shapes)
+    message = f'more than 0.0001.*float64 by {own.largest:.2e}'
+    with pytest.raises(SystemExit, match=message):
+        tool.report(module, data, shapes)
 
 
 def test_ties_among_detections():
@@ -358,62 +379,36 @@ def test_ties_among_detections():
     assert check._settle_ties(expected, found)[2][0, 0] == 5
 
 
-@pytest.mark.parametrize(
-    'name, size',
-    [
-        ('classification/sparseformer-tiny_8xb128_in1k', [224, 224]),
-        ('classification/sparseformer-nano_1xb64_flowers5', [160, 160]),
-        ('video/sparseformer-tiny_32xb8-32x4-50e_k400', [32, 224, 224]),
-    ],
-)
-def test_size_of_the_test_pipeline(name, size):
-    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
-    task, scope = name.partition('/')[0], cfg.default_scope
-    pytest.importorskip(f'sparseformer_mm.{task}', reason=f'needs {scope}')
-    assert host_of(scope).input_size(cfg) == size
-
-
-@pytest.mark.mmseg
-def test_size_of_a_window():
-    pytest.importorskip('mmseg', reason='needs mmseg')
-    model = dict(test_cfg=dict(mode='slide', crop_size=(512, 1024)))
-    assert host_of('mmseg').input_size(Config(dict(model=model))) == [512, 1024]
-
-
 @pytest.mark.mmpretrain
-def test_refuses(toy, tmp_path, monkeypatch, capsys):
-    config, checkpoint, model = toy('cls')
-    shape = ('--shape', 32, 40)
+def test_refuses(toy, monkeypatch):
+    toy = toy('classification')
 
-    def refusal(*argv) -> str:
-        with pytest.raises(SystemExit) as error:
-            run_tool(tmp_path, *argv)
-        return str(error.value)
+    def refusal(*options, status=1) -> str:
+        found, output = toy.fail(*options)
+        assert found == status
+        return output
 
-    assert 'does not say which size' in refusal(config, checkpoint)
-    assert '--shape must be H W' in refusal(config, checkpoint, '--shape', 8, 32, 40)
-    assert 'there is no checkpoint file' in refusal(config, 'none.pth', *shape)
+    no_size = run_tool(tool, toy.config, toy.checkpoint)
+    assert no_size[0] == 1 and 'does not say which size' in no_size[1]
+    no_weights = run_tool(tool, toy.config, 'none.pth', '--shape', 32, 40)
+    assert no_weights[0] == 1 and 'there is no checkpoint file' in no_weights[1]
+    assert '--shape must be H W' in refusal('--shape', 8, 32, 40)
     other = ('--cfg-options', 'model.head.num_classes=7')
-    assert 'does not fit the model' in refusal(config, checkpoint, *shape, *other)
-    assert 'cannot write opset 99; take 17' in refusal(
-        config, checkpoint, *shape, '--opset', 99
-    )
-    assert 'opset 13 is too old: give 14 or more' in refusal(
-        config, checkpoint, *shape, '--opset', 13
-    )
-    refusal(config, checkpoint, *shape, '--batch', 'many')
-    assert "'dynamic' or a positive number" in capsys.readouterr().err
+    assert 'does not fit the model' in refusal(*other)
+    assert 'cannot write opset 99; take 17' in refusal('--opset', 99)
+    assert 'opset 13 is too old: give 14 or more' in refusal('--opset', 13)
+    said = refusal('--batch', 'many', status=2)
+    assert "'dynamic' or a positive number" in said
+    before = set(toy.folder.glob('*.onnx'))
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    assert 'pip install onnx onnxruntime' in refusal(
-        config, checkpoint, *shape, '--check'
-    )
+    assert 'pip install onnx onnxruntime' in refusal('--check')
     monkeypatch.setitem(sys.modules, 'onnx', None)
-    assert 'pip install onnx onnxruntime' in refusal(config, checkpoint, *shape)
-    assert not (tmp_path / 'model.onnx').exists()
+    assert 'pip install onnx onnxruntime' in refusal()
+    assert set(toy.folder.glob('*.onnx')) == before
 
 
 def test_refuses_models_it_does_not_know():
     with pytest.raises(ValueError, match="default_scope 'mmocr' is none of mmpretrain"):
         export.Exportable(torch.nn.Identity(), 'mmocr')
     with pytest.raises(ValueError, match='the backbone is a NoneType'):
-        export.Exportable(torch.nn.Identity(), 'mmpretrain')
+        export.Exportable(torch.nn.Identity(), 'mmengine')
