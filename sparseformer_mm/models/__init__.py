@@ -1,5 +1,6 @@
 """The core: torch and mmengine only, one code for images and videos."""
 
+from . import flops  # noqa: F401, registers formulas
 from .decoding import AdaptiveMixing, LinearDecoding, StaticMixing
 from .sparseformer import SparseFormer
 from .stem import EarlyConv, PatchEmbed, RawPixels

@@ -114,4 +114,6 @@ class LatentTokens(BaseModule):
     def forward(self) -> Tuple[Tensor, Tensor]:
         """Return embeddings (1, N, d_f) and RoIs (1, N, 2D), shared by the batch."""
         rois = at_least_float32(self.token_rois)
-        return self.token_embeddings[None], rois[None]
+        # Copies: a view of a parameter requires grad even under no_grad, where torch's
+        # module tracker (of its FLOP counter) then looks for a graph that is not there.
+        return self.token_embeddings[None].clone(), rois[None].clone()
