@@ -1,24 +1,25 @@
 """Counting the multiply-adds of a model, every matrix product included.
 
-Usual counters walk over modules (and miss what is called functionally) or
-know a short list of operators (and miss ``baddbmm`` or fused attention).
-Adaptive mixing and 64-head attention are exactly such products, so this
-counter listens to the dispatcher below autograd, where every code path ends
-up in one of few operators, and refuses to go on when it meets a matrix
-product that it has no formula for.
+torch's own FLOP counter listens to the dispatcher, below modules and functions, but
+says nothing about an operator that it has no formula for. Here are formulas for what
+other models run beyond ours (see :mod:`sparseformer_mm.models.flops`), and a refusal
+to go on at a matrix product that still has none.
 """
 
 import re
 import warnings
-from collections import Counter
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Callable, Dict, Iterator, List, Optional, Union
+from typing import Any, Callable, Dict, Iterator, Union
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models import flops
+from .modes import evaluating
 
 __all__ = ['MacReport', 'UnknownProductError', 'count_macs']
 
@@ -39,112 +40,45 @@ class MacReport:
         by_op: Multiply-adds by operator, e.g. ``'aten.baddbmm'``.
     """
 
-    total: int = 0
-    params: int = 0
-    by_module: Dict[str, int] = field(default_factory=dict)
-    by_op: Dict[str, int] = field(default_factory=dict)
+    total: int
+    params: int
+    by_module: Dict[str, int]
+    by_op: Dict[str, int]
 
 
-# --------------------------------------------------------------------------
-# Formulas. Each takes the operator's own arguments and its result.
-# --------------------------------------------------------------------------
-def _product(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
-    """(..., m, k) x (..., k, n) or (..., k) x (k,): all of ``a``, n times."""
-    return a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
-
-
-def _add_product(_: Tensor, a: Tensor, b: Tensor, *__: Any, **___: Any) -> int:
-    """``addmm`` and its like carry the summand in front."""
-    return _product(a, b)
-
-
-def _linear(x: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
-    """oneDNN's and MKL's linear layers, whose weights may be packed."""
-    return x.numel() * out.shape[-1]
-
-
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    *args: Any,
-    out: Tensor,
-    transposed: Optional[bool] = None,
-    **_: Any,
-) -> int:
-    """Each weight is used once per output pixel (input if transposed)."""
-    if transposed is None:
-        # bias, stride, padding, dilation, transposed, output_padding, groups
-        transposed = args[4] if len(args) > 4 else False
-    pixels = (x if transposed else out).shape[2:]
-    return x.shape[0] * prod(pixels) * weight.numel()
-
-
-def _plain_convolution(
-    x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any
-) -> int:
-    """Library-specific forward convolutions, never transposed."""
-    return x.shape[0] * prod(out.shape[2:]) * weight.numel()
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """(..., heads, tokens, width) in each; masks do not save products."""
-    return (
-        query.numel() * key.shape[-2]
-        + prod(query.shape[:-1]) * value.shape[-2] * value.shape[-1]
-    )
-
-
-def _multi_head_attention(
-    query: Tensor, key: Tensor, value: Tensor, embed_dims: int, *_: Any, **__: Any
-) -> int:
+def _multi_head_attention_flop(query, key, value, embed_dims, *_, **__) -> int:
     """``nn.MultiheadAttention``'s fast path: projections and attention."""
-    project = (2 * query.numel() + key.numel() + value.numel()) * embed_dims
-    return project + 2 * query.numel() * key.shape[1]
+    project = (2 * prod(query) + prod(key) + prod(value)) * embed_dims
+    return 2 * (project + 2 * prod(query) * key[1])
 
 
-def _encoder_layer(src: Tensor, embed_dims: int, *args: Any, **_: Any) -> int:
+def _encoder_layer_flop(src, embed_dims, *args, **_) -> int:
     """``nn.TransformerEncoderLayer``'s fast path."""
-    # qkv, output projection and the two of the feed-forward network.
-    matrices = [a for a in args if isinstance(a, Tensor) and a.dim() == 2]
-    tokens = src.numel() // embed_dims
-    return tokens * sum(m.numel() for m in matrices) + 2 * src.numel() * src.shape[1]
+    # heads, (weight, bias) of qkv and output; three settings; two norms; the FFN's two
+    weights = [args[i] for i in (1, 3, 12, 14)]
+    project = prod(src) // embed_dims * sum(map(prod, weights))
+    return 2 * (project + 2 * prod(src) * src[1])
 
 
-_FORMULAS: Dict[str, Callable] = {
-    'aten.mm': _product,
-    'aten.bmm': _product,
-    'aten.mv': _product,
-    'aten.dot': _product,
-    'aten.vdot': _product,
-    'aten._int_mm': _product,
-    'aten.addmm': _add_product,
-    'aten.addmv': _add_product,
-    'aten.addbmm': _add_product,
-    'aten.baddbmm': _add_product,
-    'aten._addmm_activation': _add_product,
-    'aten.mkldnn_linear': _linear,
-    'mkldnn._linear_pointwise': _linear,
-    'mkl._mkl_linear': _linear,
-    'aten.convolution': _convolution,
-    'aten._convolution': _convolution,
-    'aten.convolution_overrideable': _convolution,
-    'aten.cudnn_convolution': _plain_convolution,
-    'aten.mkldnn_convolution': _plain_convolution,
-    'aten.miopen_convolution': _plain_convolution,
-    'aten._slow_conv2d_forward': _plain_convolution,
-    'aten._scaled_dot_product_flash_attention': _attention,
-    'aten._scaled_dot_product_flash_attention_for_cpu': _attention,
-    'aten._scaled_dot_product_efficient_attention': _attention,
-    'aten._scaled_dot_product_cudnn_attention': _attention,
-    'aten._scaled_dot_product_fused_attention_overrideable': _attention,
-    'aten._native_multi_head_attention': _multi_head_attention,
-    'aten._transformer_encoder_layer_fwd': _encoder_layer,
+_FORMULAS = {
+    **dict.fromkeys(
+        ['aten.mv', 'aten.dot', 'aten.vdot', 'aten._int_mm'], flops.product_flop
+    ),
+    **dict.fromkeys(
+        ['aten.addmv', 'aten.addbmm', 'aten._addmm_activation']
+        + ['aten.addmv_', 'aten.addbmm_', 'aten.addmm_'],
+        flops.add_product_flop,
+    ),
+    **dict.fromkeys(['aten.mkldnn_linear', 'mkl._mkl_linear'], flops.linear_flop),
+    'aten._scaled_dot_product_fused_attention_overrideable': flops.attention_flop,
+    'aten._native_multi_head_attention': _multi_head_attention_flop,
+    'aten._transformer_encoder_layer_fwd': _encoder_layer_flop,
 }
 
 # Words that mark an operator as a matrix product. Interpolation of images
 # ("upsample_bilinear2d") uses some of them and is none.
 _PRODUCT_WORDS = re.compile(
-    r'(^|_)((add|b|badd|addb|sp|pack)?mm|(add)?mv|v?dot|matmul|gemm|linear|'
+    r'(^|_)((add|b|baddb|addb|sp|pack)?mm|(add)?mv|v?dot|matmul|gemm|linear|'
     r'(tri|bi)linear|einsum|conv(olution)?\d?d?|attention|rnn|lstm|gru)'
     r'(_|$|\d)'
 )
@@ -156,72 +90,54 @@ def _looks_like_product(op: str) -> bool:
     return bool(_PRODUCT_WORDS.search(name)) and not _NO_PRODUCT.search(name)
 
 
-class _Counting(TorchDispatchMode):
-    """Adds up multiply-adds of all operators run inside the context."""
+class _RefuseUnknown(TorchDispatchMode):
+    """Lets pass to the counter what it knows, and what is no matrix product."""
 
-    def __init__(self, scopes: List[str], on_unknown: str) -> None:
+    def __init__(self, counter: FlopCounterMode, on_unknown: str) -> None:
         super().__init__()
-        self.scopes = scopes  # names of the modules being run, outermost first
+        known = getattr(counter, 'flop_registry', None)
+        self.known = counter.flop_mapping if known is None else known  # torch < 2.2
         self.on_unknown = on_unknown
-        self.by_module: Counter = Counter()
-        self.by_op: Counter = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        packet = func._overloadpacket
-        op = packet._qualified_op_name.replace('::', '.')
-        formula = _FORMULAS.get(op)
-        if formula is None and not isinstance(func, torch._ops.HigherOrderOperator):
-            # Under inference_mode composite operators (matmul, einsum,
-            # attention ...) arrive whole; their parts can be counted.
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        if formula is not None:
-            self._add(op, formula, args, kwargs, out)
-        elif _looks_like_product(op):
-            self._unknown(op)
-        return out
-
-    def _add(
-        self, op: str, formula: Callable, args: tuple, kwargs: dict, out: Any
-    ) -> None:
-        macs = formula(*args, **dict(kwargs, out=out))
-        self.by_op[op] += macs
-        for scope in set(self.scopes):
-            self.by_module[scope] += macs
-
-    def _unknown(self, op: str) -> None:
-        message = (
-            f'{op} looks like a matrix product, but its multiply-adds cannot '
-            'be counted. Add a formula to sparseformer_mm/utils/counting.py'
-            ", or pass on_unknown='warn' to leave it out."
-        )
-        if self.on_unknown == 'raise':
-            raise UnknownProductError(message)
-        warnings.warn(message, stacklevel=2)
+        # Under inference_mode composite operators (matmul, einsum, attention ...)
+        # arrive whole; older counters do not take them apart.
+        with self:
+            out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        op = func._overloadpacket
+        if op not in self.known and _looks_like_product(str(op)):
+            message = (
+                f'{op} looks like a matrix product, but its multiply-adds cannot be '
+                'counted. Register a formula with torch.utils.flop_counter, or pass '
+                "on_unknown='warn' to leave it out."
+            )
+            if self.on_unknown == 'raise':
+                raise UnknownProductError(message)
+            warnings.warn(message, stacklevel=2)
+        return func(*args, **kwargs)
 
 
 @contextmanager
-def _track_modules(root: Any, scopes: List[str]) -> Iterator[None]:
-    """Keep in ``scopes`` the names of the modules that are running."""
-    handles = []
+def _naming_modules(root: nn.Module, counter: FlopCounterMode) -> Iterator[None]:
+    """Tell the counter the names of the modules that are running.
 
-    def track(name: str, module: nn.Module) -> None:
-        def enter(*_):
-            scopes.append(name)
-
-        def leave(*_):
-            scopes.pop()
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
-
-    if isinstance(root, nn.Module):
-        for name, module in root.named_modules():
-            track(name, module)
+    Its own tracker raises under ``no_grad`` where a module is given a view of a
+    parameter, and before torch 2.3 hands a module ``x`` in place of ``(x,)``.
+    """
+    running, handles = ['Global'], []
+    counter.parents = running  # torch < 2.3
+    counter.mod_tracker = nullcontext()
+    counter.mod_tracker.parents = running
+    for name, module in root.named_modules():
+        handles += [
+            module.register_forward_pre_hook(
+                lambda *_, name=name: running.append(name)
+            ),
+            module.register_forward_hook(lambda *_, name=name: running.remove(name)),
+        ]
     try:
         yield
     finally:
@@ -229,20 +145,7 @@ def _track_modules(root: Any, scopes: List[str]) -> Iterator[None]:
             handle.remove()
 
 
-@contextmanager
-def _evaluating(root: Any) -> Iterator[None]:
-    """Evaluation mode without touching running statistics or modes."""
-    modules = list(root.modules()) if isinstance(root, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        if modules:
-            root.eval()
-        yield
-    finally:
-        for module, mode in zip(modules, modes):
-            module.training = mode
-
-
+@torch.no_grad()
 def count_macs(
     model: Union[nn.Module, Callable],
     *inputs: Any,
@@ -251,25 +154,22 @@ def count_macs(
 ) -> MacReport:
     """Count the multiply-adds of one forward call, all matrix products.
 
-    Linear layers, (batched) matrix products, convolutions, ``einsum`` and
-    attention are counted whether they are called as modules, functions or
-    fused kernels. Element-wise work, norms, activations and bilinear
-    sampling are not: none of them is a matrix product. Compiled extensions
-    which bypass PyTorch's dispatcher (mmcv's own operators) stay invisible.
-
-    A model is run in evaluation mode and without gradients, and is left as
-    it was found.
+    Linear layers, (batched) matrix products, convolutions, ``einsum`` and attention are
+    counted whether they are called as modules, functions or fused kernels. Element-wise
+    work, norms, activations and bilinear sampling are not: none of them is a matrix
+    product. Compiled extensions which bypass PyTorch's dispatcher (mmcv's own
+    operators) stay invisible. A model is run in evaluation mode and without gradients,
+    and is left as it was found.
 
     Args:
         model: A module or any callable.
         *inputs: Its positional arguments.
-        on_unknown: What to do about a matrix product without a formula:
-            ``'raise'`` an :class:`UnknownProductError`, or ``'warn'`` and
-            leave it out.
+        on_unknown: What to do about a matrix product without a formula: ``'raise'``, or
+            ``'warn'`` and leave it out.
         **kwargs: Its keyword arguments.
 
-    Returns:
-        The counts.
+    Raises:
+        UnknownProductError: for a matrix product without a formula.
 
     Example:
         >>> report = count_macs(nn.Linear(8, 4), torch.rand(2, 5, 8))
@@ -278,21 +178,18 @@ def count_macs(
     """
     if on_unknown not in ('raise', 'warn'):
         raise ValueError(f"on_unknown must be 'raise' or 'warn', got {on_unknown!r}")
-    # torch.compile steps aside while the dispatcher is listened to; the
-    # wrapper is taken off only to keep its prefix out of the names.
+    # torch.compile steps aside while the dispatcher is listened to; its wrapper is
+    # taken off only to keep a prefix out of the names.
     model = getattr(model, '_orig_mod', model)
-    scopes = ['']
-    counting = _Counting(scopes, on_unknown)
-    with torch.no_grad(), _evaluating(model), _track_modules(model, scopes), counting:
+    module = model if isinstance(model, nn.Module) else nn.Module()
+    formulas = flops.by_operator(_FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    refuse = _RefuseUnknown(counter, on_unknown)
+    with evaluating(module), _naming_modules(module, counter), counter, refuse:
         model(*inputs, **kwargs)
-    params = (
-        sum(p.numel() for p in model.parameters())
-        if isinstance(model, nn.Module)
-        else 0
-    )
-    return MacReport(
-        total=sum(counting.by_op.values()),
-        params=params,
-        by_module=dict(counting.by_module),
-        by_op=dict(counting.by_op),
-    )
+    counts = counter.flop_counts
+    by_op = {str(op): n // 2 for op, n in counts.pop('Global', {}).items()}
+    by_module = {name: sum(ops.values()) // 2 for name, ops in counts.items()}
+    by_module[''] = total = sum(by_op.values())
+    params = sum(param.numel() for param in module.parameters())
+    return MacReport(total, params, by_module, by_op)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..models.padding import PaddingAware, valid_shapes_of
 from ..models.sparseformer import SparseFormer
 from ..models.tokens import StageRecord
+from ..utils.modes import evaluating
 
 __all__ = ['Look', 'Sample', 'backbone_of', 'load_samples', 'look_at', 'own_randomness']
 
@@ -152,18 +153,6 @@ def own_randomness() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; then every part as it was, frozen ones too."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 def backbone_of(model: nn.Module) -> SparseFormer:
     """The SparseFormer in a model; a ValueError names the cure if there is none."""
     for module in model.modules():
@@ -221,7 +210,7 @@ def look_at(model: nn.Module, sample: Sample) -> Look:
     shapes = None
     if isinstance(model, PaddingAware):
         shapes = valid_shapes_of(data.get('data_samples'))
-    with _evaluating(backbone):
+    with evaluating(backbone):
         stages = backbone.forward_intermediates(inputs, shapes).stages
     height, width = shapes[0] if shapes else inputs.shape[-2:]
     image = np.zeros((height, width, 3), np.uint8)  # padding, if any, is black

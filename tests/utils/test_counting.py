@@ -6,9 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils import flop_counter
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparseformer_mm.models import SparseFormer, ops
-from sparseformer_mm.utils.counting import UnknownProductError, count_macs
+from sparseformer_mm.utils.counting import (
+    UnknownProductError,
+    _looks_like_product,
+    count_macs,
+)
+
+# What the counter's formulas are called in torch < 2.2 and later.
+REGISTRY = 'flop_registry' if hasattr(flop_counter, 'flop_registry') else 'flop_mapping'
 
 
 def rand(*shape):
@@ -58,6 +67,24 @@ CASES = {
     'bmm': (2 * 3 * 8 * 4, torch.bmm, rand(2, 3, 8), rand(2, 8, 4)),
     'baddbmm': (2 * 3 * 8 * 4, torch.baddbmm, rand(4), rand(2, 3, 8), rand(2, 8, 4)),
     'addbmm': (2 * 3 * 8 * 4, torch.addbmm, rand(4), rand(2, 3, 8), rand(2, 8, 4)),
+    'addmm, in place': (
+        6 * 8 * 4,
+        lambda *args: torch.zeros(6, 4).addmm_(*args),
+        rand(6, 8),
+        rand(8, 4),
+    ),
+    'baddbmm, in place': (
+        2 * 3 * 8 * 4,
+        lambda *args: torch.zeros(2, 3, 4).baddbmm_(*args),
+        rand(2, 3, 8),
+        rand(2, 8, 4),
+    ),
+    'addbmm, in place': (
+        2 * 3 * 8 * 4,
+        lambda *args: torch.zeros(3, 4).addbmm_(*args),
+        rand(2, 3, 8),
+        rand(2, 8, 4),
+    ),
     'mv': (48, torch.mv, rand(6, 8), rand(8)),
     'dot': (8, torch.dot, rand(8), rand(8)),
     'matmul, broadcast': (12 * 8 * 4, torch.matmul, rand(2, 2, 3, 8), rand(8, 4)),
@@ -196,6 +223,13 @@ def small_net():
     return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
 
 
+def test_fast_path_with_a_mask():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    mask = torch.zeros(5, 5, dtype=torch.bool)
+    expected = 4 * (2 * 5 * 8 * 8) + 2 * (2 * 5 * 5 * 8) + 2 * (2 * 5 * 8 * 16)
+    assert count_macs(layer, rand(2, 5, 8), src_mask=mask).total == expected
+
+
 @pytest.mark.parametrize('warm', [False, True])
 def test_compiled_and_traced_models(warm):
     net, x = small_net(), rand(6, 8)
@@ -227,6 +261,28 @@ def test_module_used_twice_counts_twice():
     layer = nn.Linear(8, 8)
     report = count_macs(nn.Sequential(layer, layer), rand(1, 8))
     assert report.total == 128 and report.params == 72
+
+
+def test_module_that_is_given_a_parameter():
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries = nn.Parameter(rand(3, 8))
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self):
+            return self.layer(self.queries[None])
+
+    assert count_macs(Queries()).by_module == {'': 96, 'layer': 96}
+
+
+def test_names_of_products():
+    known = [str(op) for op in FlopCounterMode(display=False).__dict__[REGISTRY]]
+    known = [op for op in known if not op.endswith('_backward')]
+    assert len(known) > 7
+    assert [op for op in known if not _looks_like_product(op)] == []
+    for op in ('aten.upsample_bilinear2d', 'aten.add', 'aten.im2col', 'aten.cumsum'):
+        assert not _looks_like_product(op)
 
 
 def test_unknown_product_is_not_missed_silently():
