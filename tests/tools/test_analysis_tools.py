@@ -36,7 +36,7 @@ def flops(capsys, *argv) -> dict:
     ],
 )
 def test_published_sizes(capsys, arch, params, giga_macs):
-    report = flops(capsys, '--arch', arch)
+    report = flops(capsys, f'sparseformer-{arch}')
     assert report['params'] == params
     # Five times, each token multiplies 36 x C features with C x C and 36 x 36 weights.
     tokens = dict(tiny=49, small=64, base=81)[arch]
@@ -51,16 +51,9 @@ def test_published_sizes(capsys, arch, params, giga_macs):
 
 
 def test_table_explains_the_published_figures(capsys):
-    get_flops.main(['--arch', 'tiny', '--shape', '64', '64'])
+    get_flops.main(['sparseformer-tiny', '--shape', '64', '64'])
     out = capsys.readouterr().out
     assert '31,522,212' in out and 'leaves out: 1.90 G' in out
-
-
-def test_video_shape(capsys):
-    report = flops(
-        capsys, '--arch', 'tiny', '--shape', '8', '64', '64', '--token-inflation', '2'
-    )
-    assert report['input'] == [1, 3, 8, 64, 64]
 
 
 def test_flops_of_a_config(capsys, tmp_path):
@@ -90,9 +83,8 @@ def test_model_shipped_by_a_library(capsys):
 @pytest.mark.parametrize(
     'argv, message',
     [
-        ([], 'either a config or --arch'),
-        (['x.py', '--arch', 'tiny'], 'either a config or --arch'),
-        (['--arch', 'tiny', '--shape', '3'], '--shape'),
+        (['sparseformer-tiny', '--shape', '3'], '--shape must be H W or T H W'),
+        (['sparseformer-tiny', '--shape', '8', '9', '9'], 'needs --shape H W'),
         (['none.py'], 'no config file none.py'),
         (['tiny'], 'neither a config file nor'),
     ],
