@@ -93,21 +93,22 @@ def test_training_step_of_fused_attention():
 
 
 @pytest.mark.parametrize('context', CONTEXTS)
-@pytest.mark.parametrize('impl', ['lean', 'plain'])
-def test_location_attention(impl, context):
+@pytest.mark.parametrize('fast', [True, False])
+def test_location_attention(monkeypatch, fast, context):
+    monkeypatch.setattr(ops, 'FAST_OPS', fast)
     batch, pixels, c, n, d_t, heads, d = 2, 5 * 7, 8, 9, 16, 2, 32
-    attention = LocationAwareAttention(c, d_t, d, heads, impl)
+    attention = LocationAwareAttention(c, d_t, d, heads)
     args = torch.rand(2, 5, 7, c), torch.rand(2, n, d_t), torch.rand(2, n, 4)
     tokens = 2 * batch * n * d_t * d  # keys and values
     restored = batch * pixels * n * d
-    if impl == 'plain':
-        scores, extra = batch * pixels * n * d, batch * pixels * c * d
-    else:  # queries are never made: their weight and bias go to the keys
+    if fast:  # queries are never made: their weight and bias go to the keys
         scores, extra = batch * heads * pixels * n * c, batch * n * d * (c + 1)
+    else:
+        scores, extra = batch * pixels * n * d, batch * pixels * c * d
     with context():
         forward = count(attention, *args)
     assert forward == 2 * (tokens + extra + scores + restored)
-    if context is nullcontext and impl == 'lean':
+    if context is nullcontext and fast:
         # All twice on the way back, but nothing to what needs no gradient; scores anew.
         total = count(lambda: attention(*args).sum().backward())
         assert total == 2 * forward + 2 * (extra + 2 * scores + restored)
