@@ -8,7 +8,6 @@ seen = model.features(torch.rand(1, 3, 224, 224))  # tokens, RoIs, points
 """
 
 import logging
-from collections import OrderedDict
 from pathlib import Path
 from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
 
@@ -18,11 +17,7 @@ from torch import Tensor, nn
 from .models import SparseFormer, SparseFormerOutput
 from .models.arch import ARCHS
 from .models.arguments import check_count
-from .models.layouts import detect_layout, to_mm, unwrap
-
-# Where a linear classifier is, beside 'backbone.': in mmpretrain's models and those of
-# this file, in mmaction2's, and in a file without any prefix.
-_CLASSIFIERS = ('head.fc.', 'cls_head.fc_cls.', 'head.')
+from .models.layouts import detect_layout, split_classifier, unwrap
 
 
 class SparseFormerClassifier(nn.Module):
@@ -166,55 +161,29 @@ def build(
 
 
 def _split(checkpoint: Mapping) -> Tuple[dict, Dict[str, Tensor]]:
-    """Take the classifier out of a file's content.
-
-    Returns:
-        tuple: the rest, under its own names; 'weight' and 'bias' of the classifier, or
-        an empty dict.
-    """
+    """A file's backbone, as it is loaded; 'weight' and 'bias' of its classifier."""
     weights, wrapper = unwrap(checkpoint)
-    found = detect_layout(weights)
-    if found is None:
+    layout, prefix = detect_layout(weights) or (None, '')
+    if layout is None:
         raise ValueError(
             'the checkpoint holds no SparseFormer in a known layout; its keys begin '
             f'with: {", ".join(list(map(str, weights))[:5])}'
         )
-    layout, prefix = found
-    if layout == 'mm':
-        # The classifier is the backbone's neighbour.
-        root = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
-        heads = [root + name for name in _CLASSIFIERS]
-
-        def parameter(key):
-            head = next((h for h in heads if key in (h + 'weight', h + 'bias')), None)
-            return head and key[len(head) :]
-    else:
-
-        def parameter(key):
-            (name,) = to_mm({key: weights[key]}, layout, prefix) or ('',)
-            return name[len('head.') :] if name.startswith('head.') else None
-
-    backbone, classifier = OrderedDict(), {}
-    for key, value in weights.items():
-        name = parameter(key) if isinstance(value, Tensor) else None
-        if name:
-            classifier[name] = value
-        else:
-            backbone[key] = value
+    backbone, classifier = split_classifier(weights, layout, prefix)
     if wrapper:
         backbone = {wrapper: backbone}  # the backbone's report names it
-    return backbone, classifier if len(classifier) == 2 else {}
+    return backbone, classifier
 
 
 def _load_classifier(layer: nn.Linear, state: Dict[str, Tensor]):
-    there = len(state['weight']) if state else 'none'
-    if there == layer.out_features:
+    num_classes = len(state['weight']) if state else 'none'
+    if num_classes == layer.out_features:
         layer.load_state_dict(state)
-        message, level = f'classifier of {there} classes loaded', logging.INFO
+        message, level = f'classifier of {num_classes} classes loaded', logging.INFO
     else:
         message = (
-            f'classifier re-initialised: {layer.out_features} classes here, {there} in '
-            'the checkpoint'
+            f'classifier re-initialised: {layer.out_features} classes here, '
+            f'{num_classes} in the checkpoint'
         )
         level = logging.WARNING
     print_log(f'SparseFormer: {message}', logger='current', level=level)

@@ -41,7 +41,10 @@ def build_part(cfg: dict, **kwargs):
 
     Args:
         cfg: with ``type``.
-        kwargs: arguments added to it.
+        **kwargs: arguments added to it.
+
+    Returns:
+        The module.
 
     Raises:
         ValueError: if ``cfg`` already has one of them.

@@ -28,7 +28,7 @@ _TOP_NAMES = (
     ('latent.token_embeddings', 'token_embedding.weight', 'initial_embedding.weight'),
     ('transition.', 'layers.1.', 'layers.1.'),
     ('norm.', 'head.norm.', 'norm.'),
-    ('head.', 'head.classifier.', 'proj.'),
+    ('head.', 'head.classifier.', 'proj.'),  # the classifier, last
 )
 _BLOCK_NAMES = (
     ('attn_norm.', 'ln_attn.', 'norm1.'),
@@ -63,6 +63,10 @@ _BLOCK_NAMES = (
     ('decoder.proj.', 'adaptive_mixing.tuo_proj.', 'adaptive_mixing.out_proj.'),
 )
 _LAYOUTS = ('mm', 'v1', 'v2')
+
+# Where mm files have a linear classifier, beside 'backbone.': those of mmpretrain's
+# models and of :func:`sparseformer_mm.build`, of mmaction2's, and without any prefix.
+_CLASSIFIERS = ('head.fc.', 'cls_head.fc_cls.', 'head.')
 
 
 def unwrap(checkpoint: Mapping) -> Tuple[Mapping, str]:
@@ -190,6 +194,35 @@ def to_openmmlab(state: Mapping, classifier: Optional[str] = None) -> Dict[str, 
         elif classifier:
             result[classifier + key[len('head') :]] = value
     return result
+
+
+def split_classifier(
+    state: Mapping, layout: str, prefix: str = ''
+) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+    """Take a linear classifier out of a state dict.
+
+    Args:
+        state: under ``layout`` names.
+        layout: 'mm', 'v1' or 'v2'.
+        prefix: of the backbone's names.
+
+    Returns:
+        tuple: the rest, under its own names; 'weight' and 'bias' of the classifier,
+        or an empty dict.
+    """
+    if layout == 'mm':
+        root = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
+        starts = [root + name for name in _CLASSIFIERS]
+    else:
+        starts = [prefix + _TOP_NAMES[-1][_LAYOUTS.index(layout)]]
+    places = {start + name: name for start in starts for name in ('weight', 'bias')}
+    rest, classifier = {}, {}
+    for key, value in state.items():
+        if key in places and isinstance(value, Tensor):
+            classifier[places[key]] = value
+        else:
+            rest[key] = value
+    return rest, classifier if len(classifier) == 2 else {}
 
 
 def inflate_state(

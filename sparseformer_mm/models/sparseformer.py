@@ -187,9 +187,9 @@ class SparseFormer(BaseModule):
 
         def make_block(dims: int, samples: bool) -> Block:
             # Parts are made, and draw their weights, in the order in which they run.
-            attn, look = Attention(dims, arch['num_heads']), {}
+            attn, sampling = Attention(dims, arch['num_heads']), {}
             if samples:
-                look = dict(
+                sampling = dict(
                     roi_adjust=None if fixed_rois else RoIAdjust(dims, spatial_dims),
                     sampler=SparseSampling(
                         dims,
@@ -206,7 +206,7 @@ class SparseFormer(BaseModule):
                         num_points=arch['num_points'],
                     ),
                 )
-            return Block(dims, attn, FFN(dims, arch['ffn_ratio']), **look)
+            return Block(dims, attn, FFN(dims, arch['ffn_ratio']), **sampling)
 
         self.focusing = (
             make_block(arch['focusing_dims'], True) if self.focusing_repeats else None
@@ -312,7 +312,7 @@ class SparseFormer(BaseModule):
                 stages.append(StageRecord(name, *everywhere, tokens))
             return tokens, rois
 
-        # All images start with the same tokens, so the first look (which has drop
+        # All images start with the same tokens, so the first stage (which has drop
         # path rate 0) works on a batch of one until features come in.
         tokens, rois = self.latent()
         for i in range(self.focusing_repeats):
