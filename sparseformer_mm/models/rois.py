@@ -13,6 +13,7 @@ from typing import List, Sequence
 import torch
 from torch import Tensor
 
+from .arguments import check_choice
 from .ops import at_least_float32
 
 ROI_INITS = ('half', 'cell', 'whole', 'random')
@@ -77,14 +78,13 @@ def init_rois(num_tokens: int, mode: str = 'half') -> Tensor:
         >>> init_rois(4, 'cell')[1].tolist()
         [0.25, 0.75, 0.5, 0.5]
     """
+    check_choice('roi_init', mode, ROI_INITS)
     if mode == 'random':
         return torch.cat(
             [torch.rand(num_tokens, 2), torch.full((num_tokens, 2), 0.5)], 1
         )
     if mode == 'whole':
         return torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(num_tokens, 1)
-    if mode not in ROI_INITS:
-        raise ValueError(f'roi_init={mode!r} is unknown; choose one of {ROI_INITS}')
     columns = split_evenly(num_tokens)
     xs = _spread(len(columns)) if mode == 'half' else _cells(len(columns))
     rois = []
@@ -187,10 +187,7 @@ def init_offsets(
     Raises:
         ValueError: for an unknown ``time_offsets``.
     """
-    if time_offsets not in TIME_OFFSETS:
-        raise ValueError(
-            f'time_offsets={time_offsets!r} is unknown; choose one of {TIME_OFFSETS}'
-        )
+    check_choice('time_offsets', time_offsets, TIME_OFFSETS)
     rows = split_evenly(num_points)
     offsets = (
         torch.cat(

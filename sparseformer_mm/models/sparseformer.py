@@ -18,7 +18,6 @@ from .blocks import FFN, Attention, Block, RoIAdjust
 from .loading import load_into_backbone
 from .ops import Linear, autocast_dtype, is_tracing
 from .padding import make_map
-from .rois import ROI_INITS, TIME_OFFSETS
 from .sampling import SparseSampling
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
 
@@ -135,8 +134,6 @@ class SparseFormer(BaseModule):
             ffn_ratio=ffn_ratio,
         )
         check_choice('spatial_dims', spatial_dims, (2, 3))
-        check_choice('roi_init', roi_init, ROI_INITS)
-        check_choice('time_offsets', time_offsets, TIME_OFFSETS)
         check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
         check_count('token_inflation', token_inflation)
         if token_inflation > 1 and spatial_dims == 2:

@@ -4,35 +4,16 @@ import pytest
 import torch
 
 from helpers.numerics import assert_near
-from sparseformer_mm import SparseFormer
+from helpers.small_model import small_model
 from sparseformer_mm.models import ops
 
-ARCH = dict(
-    num_tokens=4,
-    num_points=4,
-    focusing_dims=16,
-    focusing_repeats=2,
-    cortex_dims=24,
-    cortex_depth=2,
-    num_heads=4,
-    feat_channels=8,
-)
 MODERN = tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6)
-
-
-def model(**kwargs):
-    torch.manual_seed(0)
-    model = SparseFormer(ARCH, **kwargs)
-    for name, param in model.named_parameters():
-        if 'token_rois' not in name:
-            param.data.add_(torch.randn_like(param) * 0.1)
-    return model
 
 
 @pytest.mark.skipif(not MODERN, reason='older compilers break the graph here')
 @pytest.mark.parametrize('kwargs', [dict(), dict(spatial_dims=3, token_inflation=2)])
 def test_compiles_without_graph_breaks(kwargs):
-    eager, compiled = model(**kwargs), model(**kwargs)
+    eager, compiled = small_model(**kwargs), small_model(**kwargs)
     for module in (eager, compiled):
         module.set_loss_scale(2.0)
     run = torch.compile(compiled, fullgraph=True, backend='aot_eager')
@@ -55,7 +36,7 @@ def test_compiles_without_graph_breaks(kwargs):
 @pytest.mark.parametrize('dims', [2, 3])
 def test_exports_with_dynamic_batch(out_type, dims, gather, monkeypatch):
     monkeypatch.setattr(ops, 'TRACE_GATHER', gather)
-    module = model(out_type=out_type, spatial_dims=dims, token_inflation=dims - 1)
+    module = small_model(out_type=out_type, spatial_dims=dims, token_inflation=dims - 1)
     module.eval()
     size = (3, 32, 40) if dims == 2 else (3, 6, 32, 40)
     batch = torch.export.Dim('batch', min=2, max=16)

@@ -4,20 +4,12 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 
+from helpers.small_model import ARCH
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.models.rois import init_offsets, init_rois
 from sparseformer_mm.registry import MODELS
 
-ARCH = dict(
-    num_tokens=4,
-    num_points=4,
-    focusing_dims=32,
-    focusing_repeats=1,
-    cortex_dims=48,
-    cortex_depth=2,
-    num_heads=4,
-    feat_channels=8,
-)
+ARCH = dict(ARCH, num_tokens=4, num_points=4, focusing_dims=32, cortex_dims=48)
 WRECK = dict(
     type='Constant', val=7.0, bias=7.0, layer=['Linear', 'LayerNorm', 'Conv2d']
 )

@@ -3,30 +3,21 @@
 import pytest
 import torch
 
-from sparseformer_mm import SparseFormer
-from sparseformer_mm.models.padding import PaddingAware, valid_shapes_of
-
-ARCH = dict(
-    num_tokens=4,
-    num_points=5,
-    focusing_dims=16,
-    focusing_repeats=2,
-    cortex_dims=24,
-    cortex_depth=3,
-    num_heads=4,
-    feat_channels=8,
+from helpers.small_model import small_model
+from sparseformer_mm.models.padding import (
+    PaddingAware,
+    inside_images,
+    repeat_edges,
+    valid_shapes_of,
 )
+
 SHAPES = [(30, 41), (48, 17), (33, 64)]
 
 
 def make_model(**kwargs):
-    torch.manual_seed(0)
-    kwargs = dict(dict(out_type='tokens'), **kwargs)
-    model = SparseFormer(ARCH, **kwargs).double()
-    for name, param in model.named_parameters():
-        if 'token_rois' not in name:
-            param.data.add_(torch.randn_like(param) * 0.1)
-    return model
+    return small_model(
+        cortex_depth=3, **dict(dict(out_type='tokens'), **kwargs)
+    ).double()
 
 
 def make_images():
@@ -55,8 +46,8 @@ def test_padding_does_not_exist(stem, canvas, value):
         alone = model(image)
         torch.testing.assert_close(batch.tokens[index], alone.tokens[0])
         torch.testing.assert_close(batch.rois[index], alone.rois[0])
-        for one, two in zip(batch.stages, alone.stages):
-            torch.testing.assert_close(one.points[index], two.points[0])
+        for stage, own in zip(batch.stages, alone.stages):
+            torch.testing.assert_close(stage.points[index], own.points[0])
         width, height = (int(side) for side in batch.map_extents[index])
         feature = batch.image_feature[index].clone()
         torch.testing.assert_close(
@@ -141,6 +132,17 @@ def test_out_indices():
     torch.testing.assert_close(out.block_tokens[0], model.norm(out.stages[-1].tokens))
     with pytest.raises(ValueError, match='out_indices=.*cortex_depth=3'):
         make_model(out_indices=(3,))
+
+
+def test_maps_of_dense_heads():
+    x = torch.arange(12.0).view(1, 1, 3, 4).repeat(2, 1, 1, 1)
+    extents = torch.tensor([[4.0, 3.0], [2.0, 1.0]])
+    inside = inside_images(x, extents)
+    assert inside[0].all()
+    assert inside[1, 0].nonzero().tolist() == [[0, 0], [0, 1]]
+    filled = repeat_edges(x, extents)
+    assert torch.equal(filled[0], x[0])
+    assert filled[1, 0].tolist() == [[0.0, 1.0, 1.0, 1.0]] * 3
 
 
 class _Sample:

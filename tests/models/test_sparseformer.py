@@ -9,33 +9,12 @@ import torch
 
 from helpers.golden import IMAGE_ARCH, VIDEO_ARCH, classify, golden_model
 from helpers.numerics import assert_near
+from helpers.small_model import small_model
 from sparseformer_mm import SparseFormer, SparseFormerOutput
 from sparseformer_mm.models import ops
 from sparseformer_mm.models.layouts import _rename, to_mm
 from sparseformer_mm.models.rois import rois_to_corners
-
-SMALL = dict(
-    num_tokens=5,
-    num_points=7,
-    focusing_dims=16,
-    focusing_repeats=2,
-    cortex_dims=24,
-    cortex_depth=2,
-    num_heads=4,
-    feat_channels=8,
-)
-
-
-def small(scramble=True, **kwargs):
-    """A small model in which every parameter matters."""
-    torch.manual_seed(0)
-    model = SparseFormer(dict(SMALL), **kwargs)
-    if scramble:
-        with torch.no_grad():
-            for name, param in model.named_parameters():
-                if 'token_rois' not in name:
-                    param.add_(torch.randn_like(param) * 0.1)
-    return model
+from sparseformer_mm.registry import MODELS
 
 
 def image_model(image_v1, dtype):
@@ -43,29 +22,24 @@ def image_model(image_v1, dtype):
     return golden_model(state, IMAGE_ARCH, dtype), to_mm(state, 'v1')
 
 
+def assert_exact(actual, expected, atol=1e-9):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
 def test_float64_is_the_authors_code(image_v1):
     model, state = image_model(image_v1, torch.float64)
-    images = image_v1['input'].double().requires_grad_()
+    images = image_v1['input'].double()
     seen = model.forward_intermediates(images)
-    stages, logits = seen.stages, classify(seen.pooled, state)
     assert torch.equal(seen.pooled, model(images)[0])
-    exact = dict(atol=1e-9, rtol=0)
-    torch.testing.assert_close(logits, image_v1['logits'], **exact)
-    assert [stage.name for stage in stages] == ['focusing.0', 'focusing.1', 'cortex.0']
-    for i, stage in enumerate(stages):
-        torch.testing.assert_close(
-            rois_to_corners(stage.rois), image_v1[f'roi_xyxy_{i}'], **exact
-        )
-        torch.testing.assert_close(
-            stage.points, image_v1[f'sampling_points_{i}'], **exact
-        )
-    model.out_type = 'tokens'
-    out = model(images)
-    torch.testing.assert_close(out.tokens, image_v1['tokens_normed'], **exact)
-    torch.testing.assert_close(
-        rois_to_corners(out.rois), image_v1['final_roi_xyxy'], **exact
-    )
-    torch.testing.assert_close(out.image_feature, image_v1['image_feature'], **exact)
+    assert_exact(classify(seen.pooled, state), image_v1['logits'])
+    names = [stage.name for stage in seen.stages]
+    assert names == ['focusing.0', 'focusing.1', 'cortex.0']
+    for i, stage in enumerate(seen.stages):
+        assert_exact(rois_to_corners(stage.rois), image_v1[f'roi_xyxy_{i}'])
+        assert_exact(stage.points, image_v1[f'sampling_points_{i}'])
+    assert_exact(seen.tokens, image_v1['tokens_normed'])
+    assert_exact(rois_to_corners(seen.rois), image_v1['final_roi_xyxy'])
+    assert_exact(seen.image_feature, image_v1['image_feature'])
 
 
 @pytest.mark.parametrize('fast', [True, False])
@@ -75,8 +49,7 @@ def test_gradients_are_the_authors(image_v1, fast, monkeypatch):
     images = image_v1['input'].double().requires_grad_()
     (classify(model(images)[0], state) * image_v1['cotangent']).sum().backward()
     grads = {name: param.grad for name, param in model.named_parameters()}
-    exact = dict(atol=1e-8, rtol=0)
-    torch.testing.assert_close(images.grad, image_v1['grad_input'], **exact)
+    assert_exact(images.grad, image_v1['grad_input'], 1e-8)
     stored = image_v1.part('grad/')
     assert len(stored) > 20
     for name, grad in stored.items():
@@ -84,7 +57,7 @@ def test_gradients_are_the_authors(image_v1, fast, monkeypatch):
         if name == 'token_roi.weight':  # theirs is with respect to corners
             lower, upper = grad.chunk(2, -1)
             grad = torch.cat([lower + upper, (upper - lower) / 2], -1)
-        torch.testing.assert_close(ours, grad, **exact)
+        assert_exact(ours, grad, 1e-8)
 
 
 def test_float32_is_close_on_both_paths(image_v1, monkeypatch):
@@ -92,48 +65,21 @@ def test_float32_is_close_on_both_paths(image_v1, monkeypatch):
         monkeypatch.setattr(ops, 'FAST_OPS', fast)
         model, state = image_model(image_v1, torch.float32)
         logits = classify(model(image_v1['input'])[0], state)
-        torch.testing.assert_close(
-            logits, image_v1['logits'].float(), atol=1e-4, rtol=0
-        )
-
-
-def test_video_is_the_authors_code(video_v2):
-    video = video_v2['input'].double()
-    for prefix, answer in (('state/', 'logits'), ('image_state/', 'inflated_logits')):
-        state = video_v2.part(prefix)
-        model = golden_model(
-            state,
-            VIDEO_ARCH,
-            spatial_dims=3,
-            token_inflation=2,
-            time_offsets='middle',
-        )
-        logits = classify(model(video)[0], to_mm(state, 'v2'))
-        torch.testing.assert_close(logits, video_v2[answer], atol=1e-9, rtol=0)
-        if prefix == 'state/':
-            model.out_type = 'tokens'
-            out = model(video)
-            torch.testing.assert_close(
-                out.tokens, video_v2['tokens_normed'], atol=1e-9, rtol=0
-            )
-            torch.testing.assert_close(
-                rois_to_corners(out.rois),
-                video_v2['final_roi_xyzxyz'],
-                atol=1e-9,
-                rtol=0,
-            )
+        assert_exact(logits, image_v1['logits'].float(), 1e-4)
 
 
 @pytest.mark.parametrize(
-    'arch, num_params',
-    [('tiny', 31_522_212), ('small', 47_575_056), ('base', 81_076_996)],
+    'prefix, answer', [('state/', 'logits'), ('image_state/', 'inflated_logits')]
 )
-def test_parameter_counts_of_table_1(arch, num_params):
-    with torch.device('meta'):
-        model = SparseFormer(arch)
-        head = torch.nn.Linear(model.embed_dims, 1000)
-    total = sum(p.numel() for m in (model, head) for p in m.parameters())
-    assert total == num_params
+def test_video_is_the_authors_code(video_v2, prefix, answer):
+    state = video_v2.part(prefix)
+    tubes = dict(spatial_dims=3, token_inflation=2, time_offsets='middle')
+    model = golden_model(state, VIDEO_ARCH, **tubes)
+    seen = model.forward_intermediates(video_v2['input'].double())
+    assert_exact(classify(seen.pooled, to_mm(state, 'v2')), video_v2[answer])
+    if prefix == 'state/':
+        assert_exact(seen.tokens, video_v2['tokens_normed'])
+        assert_exact(rois_to_corners(seen.rois), video_v2['final_roi_xyzxyz'])
 
 
 def test_fast_and_reference_paths_agree(monkeypatch):
@@ -142,7 +88,7 @@ def test_fast_and_reference_paths_agree(monkeypatch):
     results = []
     for fast in (True, False):
         monkeypatch.setattr(ops, 'FAST_OPS', fast)
-        model = small()
+        model = small_model()
         seen = model.forward_intermediates(images)
         seen.pooled.sum().backward()
         results.append(
@@ -155,24 +101,22 @@ def test_fast_and_reference_paths_agree(monkeypatch):
 
 
 @pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize(
-    'kwargs, ones', [(dict(), (1, 1)), (dict(spatial_dims=3), (1, 1, 1))]
-)
-def test_featmap_is_the_pooled_output_as_one_pixel(kwargs, ones):
-    model = small(**kwargs)
-    inputs = torch.randn((2, 3, 4, 32, 32) if kwargs else (2, 3, 32, 32))
+@pytest.mark.parametrize('dims', [2, 3])
+def test_featmap_is_the_pooled_output_as_one_pixel(dims):
+    model = small_model(spatial_dims=dims)
+    inputs = torch.randn(2, 3, *(4, 32, 32)[-dims:])
     (pooled,) = model(inputs)
     model.out_type = 'featmap'
     featmap = model(inputs)
-    if not kwargs:  # a bare tensor for videos, as mmaction2's heads want it
+    if dims == 2:  # a bare tensor for videos, as mmaction2's heads want it
         (featmap,) = featmap
-    assert featmap.shape == (2, 24, *ones)
+    assert featmap.shape == (2, 24, *(1,) * dims)
     torch.testing.assert_close(featmap.flatten(1), pooled)
 
 
 @pytest.mark.usefixtures('float64')
 def test_images_do_not_see_each_other():
-    model = small().eval()
+    model = small_model().eval()
     images = torch.randn(3, 3, 40, 56)
     (together,) = model(images)
     for i in range(3):
@@ -181,7 +125,7 @@ def test_images_do_not_see_each_other():
 
 @pytest.mark.usefixtures('float64')
 def test_token_order_does_not_matter():
-    model = small().eval()
+    model = small_model().eval()
     images = torch.randn(1, 3, 40, 40)
     (before,) = model(images)
     order = torch.randperm(5)
@@ -193,7 +137,7 @@ def test_token_order_does_not_matter():
 @pytest.mark.parametrize('size', [(32, 32), (33, 64), (224, 32), (37, 501), (8, 8)])
 @pytest.mark.parametrize('batch', [0, 1, 2])
 def test_any_size_and_batch(size, batch):
-    model = small(out_type='tokens')
+    model = small_model(out_type='tokens')
     out = model(torch.randn(batch, 3, *size))
     assert isinstance(out, SparseFormerOutput)
     assert out.tokens.shape == (batch, 5, 24) and out.rois.shape == (batch, 5, 4)
@@ -221,30 +165,26 @@ def test_any_size_and_batch(size, batch):
     ],
 )
 def test_every_option_trains_every_parameter(kwargs):
-    model = small(**kwargs).train()
+    model = small_model(**kwargs).train()
     seen = model.forward_intermediates(torch.randn(4, 3, 40, 56))
-    stages = seen.stages
     (seen.pooled.pow(2).sum() + seen.tokens.pow(2).sum()).backward()
-    repeats = kwargs.get('focusing_repeats', 2)
-    assert [s.name for s in stages] == [f'focusing.{i}' for i in range(repeats)] + [
-        'cortex.0'
-    ]
+    names = [f'focusing.{i}' for i in range(model.focusing_repeats)]
+    assert [stage.name for stage in seen.stages] == [*names, 'cortex.0']
     tokens, points = model.arch['num_tokens'], model.arch['num_points']
-    for stage in stages:
+    for stage in seen.stages:
         assert stage.rois.shape == (4, tokens, 4)
         assert stage.points.shape == (4, tokens, points, 2)
-    # With one point at the center, offsets have no say.
-    idle = ('sampler',) if points == 1 else ()
     for name, param in model.named_parameters():
         if param.requires_grad:
             assert param.grad is not None and param.grad.isfinite().all(), name
-            if not any(word in name for word in idle):
+            # With one point at the center, offsets have no say.
+            if points > 1 or 'sampler' not in name:
                 assert param.grad.abs().max() > 0, name
 
 
 @pytest.mark.usefixtures('float64')
 def test_fixed_rois_stay():
-    model = small(fixed_rois=True, scramble=False)
+    model = small_model(fixed_rois=True, noise=0)
     stages = model.forward_intermediates(torch.randn(2, 3, 40, 40)).stages
     for stage in stages:
         torch.testing.assert_close(stage.rois, stages[0].rois)
@@ -258,7 +198,7 @@ def test_checkpointing_changes_nothing():
     images = torch.randn(2, 3, 40, 40)
     results = []
     for with_cp in (False, True):
-        model = small(with_cp=with_cp, drop_path_rate=0.5).train()
+        model = small_model(with_cp=with_cp, drop_path_rate=0.5).train()
         torch.manual_seed(1)
         (out,) = model(images)
         out.sum().backward()
@@ -268,9 +208,9 @@ def test_checkpointing_changes_nothing():
 
 
 def test_drop_path_rises_linearly_over_the_runs():
-    rates = small(drop_path_rate=0.3).drop_path_rates
+    rates = small_model(drop_path_rate=0.3).drop_path_rates
     torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.3, 4))
-    model = small(drop_path_rate=0.5)
+    model = small_model(drop_path_rate=0.5)
     images = torch.randn(2, 3, 40, 40)
     assert not torch.equal(model(images)[0], model(images)[0])
     model.eval()
@@ -287,7 +227,7 @@ def test_drop_path_rises_linearly_over_the_runs():
     ],
 )
 def test_frozen_stages(stages, frozen):
-    model = small(frozen_stages=stages).train()
+    model = small_model(frozen_stages=stages).train()
     for name, param in model.named_parameters():
         assert param.requires_grad is not name.startswith(frozen or 'nothing')
     model(torch.randn(2, 3, 40, 40))[0].sum().backward()
@@ -295,40 +235,41 @@ def test_frozen_stages(stages, frozen):
         assert module.training is (name not in frozen)
 
 
-def test_norm_eval_serves_custom_stems_with_batch_norm():
-    from sparseformer_mm.registry import MODELS
+@MODELS.register_module()
+class OwnStem(torch.nn.Module):
+    """A stem of a user, with torch's layers and no care for precision."""
 
-    @MODELS.register_module(force=True)
-    class BatchNormStem(torch.nn.Module):
-        def __init__(self, in_channels, out_channels):
-            super().__init__()
-            self.in_channels, self.out_channels = in_channels, out_channels
-            self.conv = torch.nn.Conv2d(in_channels, out_channels, 4, stride=4)
-            self.norm = torch.nn.BatchNorm2d(out_channels)
+    def __init__(self, in_channels, out_channels, norm=torch.nn.Identity):
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.conv = torch.nn.Conv2d(in_channels, out_channels, 4, stride=4)
+        self.norm = norm(out_channels)
 
-        def forward(self, x):
-            return self.norm(self.conv(x)).permute(0, 2, 3, 1).contiguous()
+    def forward(self, x):
+        return self.norm(self.conv(x)).permute(0, 2, 3, 1).contiguous()
 
-    for norm_eval in (True, False):
-        model = small(stem=dict(type='BatchNormStem'), norm_eval=norm_eval).train()
-        assert model.stem.norm.training is not norm_eval
+
+@MODELS.register_module()
+class OwnDecoding(torch.nn.Module):
+    def __init__(self, dims, feat_channels, num_points):
+        super().__init__()
+        self.proj = torch.nn.Linear(feat_channels, dims)
+
+    def forward(self, tokens, sampled):
+        return self.proj(sampled.mean(2))
+
+
+@pytest.mark.parametrize('norm_eval', [True, False])
+def test_norm_eval_serves_custom_stems_with_batch_norm(norm_eval):
+    stem = dict(type='OwnStem', norm=torch.nn.BatchNorm2d)
+    model = small_model(stem=stem, norm_eval=norm_eval).train()
+    assert model.stem.norm.training is not norm_eval
     model(torch.randn(2, 3, 32, 32))[0].sum().backward()
     assert model.stem.conv.weight.grad.abs().max() > 0
 
 
 def test_a_decoding_of_the_users_plugs_in():
-    from sparseformer_mm.registry import MODELS
-
-    @MODELS.register_module(force=True)
-    class MeanDecoding(torch.nn.Module):
-        def __init__(self, dims, feat_channels, num_points):
-            super().__init__()
-            self.proj = torch.nn.Linear(feat_channels, dims)
-
-        def forward(self, tokens, sampled):
-            return self.proj(sampled.mean(2))
-
-    model = small(decoding=dict(type='MeanDecoding'))
+    model = small_model(decoding=dict(type='OwnDecoding'))
     assert model(torch.randn(2, 3, 32, 32))[0].shape == (2, 24)
 
 
@@ -347,7 +288,7 @@ def test_wild_rois_in_the_whole_model(dtype, kwargs):
         except RuntimeError as error:
             pytest.skip(f'this torch has no float16 convolution on CPU: {error}')
     for push in (40.0, -40.0):
-        model = small(**kwargs)
+        model = small_model(**kwargs)
         with torch.no_grad():
             for block in (model.focusing, model.cortex[0]):
                 block.roi_adjust.norm.bias.fill_(1.0)
@@ -362,12 +303,11 @@ def test_wild_rois_in_the_whole_model(dtype, kwargs):
             assert param.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16])
-def test_autocast_is_close_and_keeps_geometry_in_float32(dtype):
-    model = small()
+def test_autocast_is_close_and_keeps_geometry_in_float32():
+    model = small_model()
     images = torch.randn(2, 3, 40, 56)
     (reference,) = model(images)
-    with torch.autocast('cpu', dtype=dtype):
+    with torch.autocast('cpu', dtype=torch.bfloat16):
         seen = model.forward_intermediates(images)
     out = seen.pooled
     out.float().sum().backward()
@@ -395,7 +335,7 @@ def run_in_float16(model):
 
 
 def test_float16_without_a_loss_scale_warns_once():
-    model = small().train()
+    model = small_model().train()
     with pytest.warns(UserWarning, match='LossScaleHook.*custom_hooks') as caught:
         run_in_float16(model)
         run_in_float16(model)
@@ -404,7 +344,7 @@ def test_float16_without_a_loss_scale_warns_once():
 
 @pytest.mark.parametrize('how', ['told', 'evaluating'])
 def test_float16_does_not_warn_where_all_is_well(how):
-    model = small().train(how == 'told')
+    model = small_model().train(how == 'told')
     if how == 'told':
         model.set_loss_scale(8.0)
     with warnings.catch_warnings():
@@ -413,36 +353,15 @@ def test_float16_does_not_warn_where_all_is_well(how):
 
 
 def test_a_stem_in_low_precision_does_not_degrade_coordinates():
-    from sparseformer_mm.registry import MODELS
-
-    @MODELS.register_module(force=True)
-    class PlainStem(torch.nn.Module):
-        def __init__(self, in_channels, out_channels):
-            super().__init__()
-            self.in_channels, self.out_channels = in_channels, out_channels
-            self.conv = torch.nn.Conv2d(in_channels, out_channels, 4, stride=4)
-
-        def forward(self, x):
-            return self.conv(x).permute(0, 2, 3, 1).contiguous()
-
-    model = small(stem=dict(type='PlainStem'), out_type='tokens')
+    model = small_model(stem=dict(type='OwnStem'))
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        out = model(torch.randn(2, 3, 40, 40))
-    assert out.image_feature.dtype == out.rois.dtype == torch.float32
-
-
-def test_arguments_of_parts_that_the_backbone_sets_are_an_error():
-    with pytest.raises(
-        ValueError, match='EarlyConv gets out_channels from the backbone'
-    ):
-        small(stem=dict(type='EarlyConv', out_channels=4))
-    with pytest.raises(ValueError, match='AdaptiveMixing gets num_points from'):
-        small(decoding=dict(type='AdaptiveMixing', num_points=4))
+        seen = model.forward_intermediates(torch.randn(2, 3, 40, 40))
+    assert seen.image_feature.dtype == seen.rois.dtype == torch.float32
 
 
 @pytest.mark.usefixtures('float64')
 def test_deepcopy_and_pickle():
-    model = small().eval()
+    model = small_model().eval()
     images = torch.randn(1, 3, 40, 40)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.testing.assert_close(twin(images)[0], model(images)[0])
@@ -450,20 +369,22 @@ def test_deepcopy_and_pickle():
         assert not torch.equal(twin(images)[0], model(images)[0])
 
 
-def test_layer_depths_rise():
-    model = small()
-    depths = {
-        n: model.get_layer_depth(f'backbone.{n}', 'backbone.')
-        for n, _ in model.named_parameters()
-    }
-    assert {total for _, total in depths.values()} == {5}
-    assert depths['stem.conv.weight'][0] == depths['latent.token_rois'][0] == 0
-    assert (
-        depths['focusing.attn.qkv.weight'][0] == depths['transition.0.weight'][0] == 1
-    )
-    assert depths['cortex.0.ffn.fc1.weight'][0] == 2
-    assert depths['cortex.1.ffn.fc1.weight'][0] == 3
-    assert depths['norm.weight'][0] == 4
+@pytest.mark.parametrize(
+    'name, depth',
+    [
+        ('stem.conv.weight', 0),
+        ('latent.token_rois', 0),
+        ('focusing.attn.qkv.weight', 1),
+        ('transition.0.weight', 1),
+        ('cortex.0.ffn.fc1.weight', 2),
+        ('cortex.1.ffn.fc1.weight', 3),
+        ('norm.weight', 4),
+    ],
+)
+def test_layer_depths_rise(name, depth):
+    model = small_model()
+    assert name in dict(model.named_parameters())
+    assert model.get_layer_depth(f'backbone.{name}', 'backbone.') == (depth, 5)
 
 
 @pytest.mark.parametrize(
@@ -487,6 +408,14 @@ def test_layer_depths_rise():
         (dict(drop_path_rate=1.0), r'drop_path_rate=1.0 must be in \[0, 1\)'),
         (dict(frozen_stages=10), 'frozen_stages=10 must be between -1 and 9'),
         (dict(ffn_ratio=0), 'ffn_ratio=0 must be positive'),
+        (
+            dict(stem=dict(type='EarlyConv', out_channels=4)),
+            'EarlyConv gets out_channels from the backbone',
+        ),
+        (
+            dict(decoding=dict(type='AdaptiveMixing', num_points=4)),
+            'AdaptiveMixing gets num_points from',
+        ),
     ],
 )
 def test_wrong_arguments_name_the_cure(kwargs, message):
@@ -504,4 +433,4 @@ def test_unknown_keyword_is_a_type_error():
 @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 4, 32, 32), (1, 3, 2, 32, 32)])
 def test_wrong_input_is_a_clear_error(shape):
     with pytest.raises(ValueError, match=r'expects input \(B, C, H, W\) with C=3, got'):
-        small()(torch.zeros(shape))
+        small_model()(torch.zeros(shape))

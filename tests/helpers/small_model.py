@@ -1,0 +1,32 @@
+"""A SparseFormer of a few thousand weights."""
+
+import torch
+
+from sparseformer_mm import SparseFormer
+
+ARCH = dict(
+    num_tokens=5,
+    num_points=7,
+    focusing_dims=16,
+    focusing_repeats=2,
+    cortex_dims=24,
+    cortex_depth=2,
+    num_heads=4,
+    feat_channels=8,
+)
+
+
+def small_model(noise: float = 0.1, **kwargs) -> SparseFormer:
+    """Always the same model, in which every parameter matters.
+
+    Args:
+        noise: added to all parameters but the RoIs; many start at zero.
+        **kwargs: of SparseFormer; sizes other than in :data:`ARCH` too.
+    """
+    torch.manual_seed(0)
+    model = SparseFormer(dict(ARCH), **kwargs)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if 'token_rois' not in name:
+                param.add_(torch.randn_like(param) * noise)
+    return model
