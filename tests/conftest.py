@@ -34,3 +34,20 @@ def quiet():
     logging.disable(logging.NOTSET)
     logger = MMLogger.get_current_instance()
     logger.setLevel(logger.level)  # or all of them remember that they were off
+
+
+@pytest.fixture
+def log():
+    """(level, line) of what SparseFormer logs while the test runs."""
+    lines = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith('SparseFormer: '):
+                lines.append((record.levelname, record.getMessage()))
+
+    handler = Handler()
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)

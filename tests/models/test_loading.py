@@ -1,15 +1,15 @@
 """Loading: other layouts, other sizes, and what the log and the errors say."""
 
-import logging
+import itertools
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
-from helpers.golden import IMAGE_ARCH, VIDEO_ARCH, golden_model
+from helpers.golden import VIDEO_ARCH, golden_model
+from helpers.small_model import ARCH
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.engine import ConvertCheckpointHook
 from sparseformer_mm.models.layouts import (
@@ -21,16 +21,7 @@ from sparseformer_mm.models.layouts import (
 from sparseformer_mm.models.rois import init_offsets
 from sparseformer_mm.registry import MODELS
 
-ARCH = dict(
-    num_tokens=6,
-    num_points=4,
-    focusing_dims=16,
-    focusing_repeats=1,
-    cortex_dims=24,
-    cortex_depth=2,
-    num_heads=4,
-    feat_channels=8,
-)
+ARCH = dict(ARCH, num_tokens=6, num_points=4)
 TOTAL = len(SparseFormer(ARCH).state_dict())
 
 
@@ -46,7 +37,7 @@ class Classifier(BaseModule):
 
 def report(log):
     """The last report of a loading."""
-    return [line for line in log if line.startswith('SparseFormer: ')][-1]
+    return log[-1][1]
 
 
 def random_model(seed=1, **kwargs):
@@ -55,22 +46,6 @@ def random_model(seed=1, **kwargs):
     for param in model.parameters():
         torch.nn.init.uniform_(param)
     return model
-
-
-@pytest.fixture
-def log():
-    """Lines logged by mmengine while the test runs."""
-    lines = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            lines.append(record.getMessage())
-
-    handler = Handler()
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def same(model, state):
@@ -140,16 +115,19 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize('layout', ['v1', 'v2'])
-@pytest.mark.parametrize('wrapper', WRAPPERS)
-def test_authors_files_load_through_pretrained(layout, wrapper, tmp_path, log):
-    source = random_model()
-    state = dict(
-        source.state_dict(),
-        **{'head.weight': torch.rand(3, 24), 'head.bias': torch.rand(3)},
-    )
+@pytest.fixture(params=itertools.product(['v1', 'v2'], WRAPPERS), ids='-'.join)
+def authors(request):
+    """An authors' file: its state under our names, layout, wrapper, content."""
+    layout, wrapper = request.param
+    head = {'head.weight': torch.rand(3, 24), 'head.bias': torch.rand(3)}
+    state = dict(random_model().state_dict(), **head)
+    return state, layout, wrapper, WRAPPERS[wrapper](from_mm(state, layout))
+
+
+def test_authors_files_load_through_pretrained(authors, tmp_path, log):
+    state, layout, wrapper, content = authors
     file = tmp_path / 'authors.pth'
-    torch.save(WRAPPERS[wrapper](dict(from_mm(state, layout))), file)
+    torch.save(content, file)
     if wrapper == 'ema_module':
         # mmengine unwraps 'state_dict' before anybody can prefer the EMA copy.
         load_checkpoint(model := SparseFormer(dict(ARCH)), str(file))
@@ -160,25 +138,18 @@ def test_authors_files_load_through_pretrained(layout, wrapper, tmp_path, log):
     )
     model.init_weights()
     for key, value in model.state_dict().items():
-        torch.testing.assert_close(value, source.state_dict()[key])
+        torch.testing.assert_close(value, state[key])
     assert f"{TOTAL}/{TOTAL} tensors loaded (the authors' {layout} names" in report(log)
     assert 'classifier left out: head.weight, head.bias' in report(log)
 
 
-@pytest.mark.parametrize('layout', ['v1', 'v2'])
-@pytest.mark.parametrize('wrapper', WRAPPERS)
-def test_authors_files_load_into_a_classifier_through_the_hook(layout, wrapper):
-    source = random_model()
-    state = dict(
-        source.state_dict(),
-        **{'head.weight': torch.rand(3, 24), 'head.bias': torch.rand(3)},
-    )
-    checkpoint = WRAPPERS[wrapper](dict(from_mm(state, layout)))
+def test_authors_files_load_into_a_classifier_through_the_hook(authors):
+    state, _, _, checkpoint = authors
     runner = SimpleNamespace(model=Classifier(dict(ARCH)))
     ConvertCheckpointHook().after_load_checkpoint(runner, checkpoint)
     runner.model.load_state_dict(checkpoint['state_dict'], strict=True)
     for key, value in runner.model.backbone.state_dict().items():
-        torch.testing.assert_close(value, source.state_dict()[key])
+        torch.testing.assert_close(value, state[key])
     assert torch.equal(runner.model.head.fc.weight, state['head.weight'])
     assert torch.equal(runner.model.head.fc.bias, state['head.bias'])
 
@@ -212,7 +183,7 @@ def test_own_checkpoints_load_with_and_without_prefix(prefix, tmp_path, log):
     model = SparseFormer(dict(ARCH), init_cfg=init_cfg)
     model.init_weights()
     assert same(model, source.state_dict())
-    assert f'SparseFormer: {TOTAL}/{TOTAL} tensors loaded' in '\n'.join(log)
+    assert f'SparseFormer: {TOTAL}/{TOTAL} tensors loaded' in report(log)
 
 
 def test_plain_load_state_dict_stays_strict():
@@ -225,7 +196,7 @@ def test_plain_load_state_dict_stays_strict():
 
 
 @pytest.mark.parametrize(
-    'kwargs, left',
+    'kwargs, unexpected',
     [
         (dict(cortex_depth=1), 'cortex.1.attn_norm.weight'),
         (dict(decoding='linear'), 'focusing.decoder.channel_bias'),
@@ -233,12 +204,12 @@ def test_plain_load_state_dict_stays_strict():
         (dict(), 'misspelt'),
     ],
 )
-def test_tensors_without_a_place_are_an_error(kwargs, left):
+def test_tensors_without_a_place_are_an_error(kwargs, unexpected):
     state = random_model().state_dict()
     if not kwargs:
         state['misspelt'] = torch.ones(1)
     model = SparseFormer(dict(ARCH), **kwargs)
-    with pytest.raises(RuntimeError, match=f'unexpected keys: .*{left}'):
+    with pytest.raises(RuntimeError, match=f'unexpected keys: .*{unexpected}'):
         model.load_state_dict(state, strict=False)
     model.allow_partial_load = True
     model.load_state_dict(state, strict=False)
@@ -333,19 +304,19 @@ def test_a_truncated_checkpoint_is_an_error_unless_allowed(log):
     assert 'missing keys: cortex.1.' in report(log)
 
 
-def test_another_width_is_an_error_that_shows_the_shapes():
-    state = random_model().state_dict()
-    with pytest.raises(
-        RuntimeError, match=r'mismatched keys: .*\(here \(32, .*checkpoint \(24, '
-    ):
-        SparseFormer(dict(ARCH), cortex_dims=32).load_state_dict(state)
-
-
-def test_another_width_and_number_of_points_too():
-    state = random_model().state_dict()
-    model = SparseFormer(dict(ARCH), focusing_dims=32, cortex_dims=48, num_points=9)
-    with pytest.raises(RuntimeError, match='mismatched keys: .*Check that arch'):
-        model.load_state_dict(state)
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(cortex_dims=32), r'mismatched keys: .*\(here \(32, .*checkpoint \(24, '),
+        (
+            dict(focusing_dims=32, cortex_dims=48, num_points=9),
+            'mismatched keys: .*Check that arch',
+        ),
+    ],
+)
+def test_another_width_is_an_error_that_shows_the_shapes(kwargs, message):
+    with pytest.raises(RuntimeError, match=message):
+        SparseFormer(dict(ARCH), **kwargs).load_state_dict(random_model().state_dict())
 
 
 def test_a_damaged_file_is_an_error(tmp_path):
@@ -357,8 +328,3 @@ def test_a_damaged_file_is_an_error(tmp_path):
     )
     with pytest.raises((RuntimeError, EOFError, OSError)):
         model.init_weights()
-
-
-def test_golden_state_loads_completely(image_v1, log):
-    golden_model(dict(model=image_v1.part()), IMAGE_ARCH)
-    assert '80/80 tensors loaded' in report(log)

@@ -15,9 +15,8 @@ SHAPES = [(30, 41), (48, 17), (33, 64)]
 
 
 def make_model(**kwargs):
-    return small_model(
-        cortex_depth=3, **dict(dict(out_type='tokens'), **kwargs)
-    ).double()
+    kwargs = dict(dict(out_type='tokens', cortex_depth=3), **kwargs)
+    return small_model(**kwargs).double()
 
 
 def make_images():

@@ -56,11 +56,6 @@ def test_whole_and_random():
     )
 
 
-def test_unknown_init_names_the_choices():
-    with pytest.raises(ValueError, match=r"'corner'.*half.*cell.*whole.*random"):
-        init_rois(4, 'corner')
-
-
 def test_inflated_tubes_share_the_clip():
     image = init_rois(4, 'cell')
     tubes = inflate_rois(image, 8)
@@ -125,11 +120,6 @@ def test_initial_times(num):
     assert torch.equal(spread[:, 2].sort().values, cells)
     if num >= 16:  # early and late points everywhere
         assert torch.corrcoef(spread.t())[2, :2].abs().max() < 0.1
-
-
-def test_unknown_initial_times():
-    with pytest.raises(ValueError, match=r"time_offsets='first' .*'spread', 'middle'"):
-        init_offsets(9, 3, 'first')
 
 
 @pytest.mark.parametrize('dims', [2, 3])

@@ -56,13 +56,10 @@ def test_against_a_loop(sample, dims):
 def test_gather_has_the_gradients_of_grid_sample(dims):
     feature, points = make(dims)
     weight = torch.randn(2, 11, 7, dtype=torch.float64)
-    grads = []
-    for sample in (sample_grid, sample_gather):
-        grads.append(
-            torch.autograd.grad(
-                (sample(feature, points) * weight).sum(), (feature, points)
-            )
-        )
+    grads = [
+        torch.autograd.grad((sample(feature, points) * weight).sum(), (feature, points))
+        for sample in (sample_grid, sample_gather)
+    ]
     for reference, fast in zip(*grads):
         assert reference.abs().max() > 0.1
         torch.testing.assert_close(fast, reference)
@@ -92,15 +89,15 @@ def test_edges_follow_align_corners_false():
 def test_deterministic_rows_agree(monkeypatch):
     """The form that deterministic training takes on GPUs."""
     feature, points = make(2)
-    reference = torch.autograd.grad(
-        sample_gather(feature, points).pow(2).sum(), (feature, points)
-    )
+
+    def gradients():
+        loss = sample_gather(feature, points).pow(2).sum()
+        return torch.autograd.grad(loss, (feature, points))
+
+    reference = gradients()
     monkeypatch.setattr(sampling._WeightedRows, 'apply', sampling._weighted_rows)
-    plain = torch.autograd.grad(
-        sample_gather(feature, points).pow(2).sum(), (feature, points)
-    )
-    for one, two in zip(reference, plain):
-        torch.testing.assert_close(one, two)
+    plain = gradients()
+    torch.testing.assert_close(plain, reference)
 
 
 @pytest.mark.parametrize('sample', [sample_grid, sample_gather])

@@ -413,6 +413,11 @@ def test_layer_depths_rise(name, depth):
             'EarlyConv gets out_channels from the backbone',
         ),
         (
+            dict(stem=dict(type='EarlyConv', frames_per_chunk=0)),
+            'frames_per_chunk=0 must be an integer of at',
+        ),
+        (dict(time_offsets='late'), "time_offsets='late' is unknown.*spread.*middle"),
+        (
             dict(decoding=dict(type='AdaptiveMixing', num_points=4)),
             'AdaptiveMixing gets num_points from',
         ),
