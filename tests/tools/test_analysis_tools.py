@@ -1,30 +1,24 @@
 """get_flops.py and benchmark.py."""
 
-import importlib.util
 import json
 import sys
 
 import pytest
 import torch
 
-from helpers.toy_training import ROOT, write_config
+from helpers.scripts import load_tool, run_tool
+from helpers.toy_training import write_config
 from sparseformer_mm.utils.configs import build_model
 
-
-def load(name: str):
-    path = ROOT / 'tools' / 'analysis_tools' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+get_flops = load_tool('analysis_tools/get_flops')
+benchmark = load_tool('analysis_tools/benchmark')
+SMALL = ['--shape', '32', '32', '--device', 'cpu']
 
 
-get_flops, benchmark = load('get_flops'), load('benchmark')
-
-
-def flops(capsys, *argv) -> dict:
-    get_flops.main([*argv, '--json'])
-    return json.loads(capsys.readouterr().out)
+def flops(arguments: str) -> dict:
+    status, output = run_tool(get_flops, *arguments.split(), '--json')
+    assert status == 0, output
+    return json.loads(output[output.index('{') :])  # after warnings, if any
 
 
 @pytest.mark.parametrize(
@@ -35,8 +29,8 @@ def flops(capsys, *argv) -> dict:
         ('base', 81_076_996, 7.99),
     ],
 )
-def test_published_sizes(capsys, arch, params, giga_macs):
-    report = flops(capsys, f'sparseformer-{arch}')
+def test_published_sizes(arch, params, giga_macs):
+    report = flops(f'sparseformer-{arch}')
     assert report['params'] == params
     # Five times, each token multiplies 36 x C features with C x C and 36 x 36 weights.
     tokens = dict(tiny=49, small=64, base=81)[arch]
@@ -50,49 +44,40 @@ def test_published_sizes(capsys, arch, params, giga_macs):
     )
 
 
-def test_table_explains_the_published_figures(capsys):
-    get_flops.main(['sparseformer-tiny', '--shape', '64', '64'])
-    out = capsys.readouterr().out
+def test_table_explains_the_published_figures():
+    _, out = run_tool(get_flops, 'sparseformer-tiny', '--shape', 64, 64)
     assert '31,522,212' in out and 'leaves out: 1.90 G' in out
 
 
-def test_flops_of_a_config(capsys, tmp_path):
+def test_flops_of_a_config(tmp_path):
     pytest.importorskip('mmpretrain')
     config = write_config(tmp_path / 'toy.py', tmp_path)
-    report = flops(
-        capsys,
-        str(config),
-        '--shape',
-        '32',
-        '48',
-        '--cfg-options',
-        'model.backbone.arch.num_tokens=2',
-    )
+    options = 'model.backbone.arch.num_tokens=2'
+    report = flops(f'{config} --shape 32 48 --cfg-options {options}')
     assert report['parts']['head']['macs'] == 32 * 3
     stem = 16 * 24 * 7 * 7 * 3 * 16
     assert report['parts']['backbone.stem']['macs'] == stem
 
 
-def test_model_shipped_by_a_library(capsys):
+def test_model_shipped_by_a_library():
     pytest.importorskip('mmpretrain')
-    report = flops(capsys, 'mmpretrain:resnet18')
+    report = flops('mmpretrain:resnet18')
     assert report['params'] == 11_689_512
     assert report['macs'] / 1e9 == pytest.approx(1.81, rel=0.01)
 
 
 @pytest.mark.parametrize(
-    'argv, message',
+    'arguments, message',
     [
-        (['sparseformer-tiny', '--shape', '3'], '--shape must be H W or T H W'),
-        (['sparseformer-tiny', '--shape', '8', '9', '9'], 'needs --shape H W'),
-        (['none.py'], 'no config file none.py'),
-        (['tiny'], 'neither a config file nor'),
+        ('sparseformer-tiny --shape 3', '--shape must be H W or T H W'),
+        ('sparseformer-tiny --shape 8 9 9', 'needs --shape H W'),
+        ('none.py', 'no config file none.py'),
+        ('tiny', 'neither a config file nor'),
     ],
 )
-def test_get_flops_errors(capsys, argv, message):
-    with pytest.raises(SystemExit) as end:
-        get_flops.main(argv)
-    assert message in capsys.readouterr().err + str(end.value)
+def test_get_flops_errors(arguments, message):
+    status, output = run_tool(get_flops, *arguments.split())
+    assert status and message in output
 
 
 @pytest.fixture
@@ -112,34 +97,12 @@ def minis(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('mode', ['infer', 'train'])
-def test_benchmark(minis, capsys, mode):
-    benchmark.main(
-        [
-            '4',
-            '8',
-            '--mode',
-            mode,
-            '--shape',
-            '32',
-            '32',
-            '--batch-size',
-            '2',
-            '--rounds',
-            '3',
-            '--seconds',
-            '0.002',
-            '--device',
-            'cpu',
-            '--amp',
-            'bf16',
-            '--channels-last',
-            '--no-memory',
-            '--markdown',
-            '--json',
-            str(minis / 'out.json'),
-        ]
-    )
-    out = capsys.readouterr().out
+def test_benchmark(minis, mode):
+    options = f'--mode {mode} --batch-size 2 --rounds 3 --seconds 0.002 --amp bf16 '
+    options += f'--channels-last --no-memory --markdown --json {minis}/out.json'
+    status, out = run_tool(benchmark, '4', '8', *SMALL, *options.split())
+    assert status == 0, out
+    out = out[out.index(f'{mode}, batch') :]  # after the progress
     assert out.startswith(f'{mode}, batch 2, 32x32, bf16, channels-last')
     assert '| model' in out
     result = json.loads((minis / 'out.json').read_text())
@@ -155,20 +118,7 @@ def test_benchmark(minis, capsys, mode):
 
 
 def test_benchmark_training_step_trains(minis):
-    args = benchmark.parse_args(
-        [
-            '4',
-            '--mode',
-            'train',
-            '--shape',
-            '32',
-            '32',
-            '--batch-size',
-            '2',
-            '--device',
-            'cpu',
-        ]
-    )
+    args = benchmark.parse_args(['4', *SMALL, '--mode', 'train', '--batch-size', '2'])
     model = benchmark.build_model('4')
     before = [p.clone() for p in model.parameters()]
     benchmark.make_step(model, args)()
@@ -177,36 +127,24 @@ def test_benchmark_training_step_trains(minis):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_benchmark_peak_memory_in_its_own_process(tmp_path):
-    argv = [
-        'sparseformer-tiny',
-        '--shape',
-        '32',
-        '32',
-        '--batch-size',
-        '1',
-        '--device',
-        'cpu',
-        '--threads',
-        '1',
-    ]
+    argv = ['sparseformer-tiny', *SMALL, '--batch-size', '1', '--threads', '1']
     peaks = benchmark.measure_memory(benchmark.parse_args(argv), argv)
     weights = 4 * 31_522_212 / 2**20
     assert weights < peaks['sparseformer-tiny'] < 3 * weights
 
 
 @pytest.mark.parametrize(
-    'argv, message',
+    'arguments, message',
     [
-        (['a', 'a'], 'only once'),
-        (['a', '--baseline', 'b'], 'not one of'),
-        (['a', '--batch-size', '0'], 'must be positive'),
-        (['a', '--device', 'cpu', '--amp', 'fp16'], 'bf16 on a CPU'),
+        ('a a', 'only once'),
+        ('a --baseline b', 'not one of'),
+        ('a --batch-size 0', 'must be positive'),
+        ('a --device cpu --amp fp16', 'bf16 on a CPU'),
     ],
 )
-def test_benchmark_errors(capsys, argv, message):
-    with pytest.raises(SystemExit):
-        benchmark.parse_args(argv)
-    assert message in capsys.readouterr().err
+def test_benchmark_errors(arguments, message):
+    status, output = run_tool(benchmark, *arguments.split())
+    assert status == 2 and message in output
 
 
 def test_dense_outputs_have_a_loss_too():
@@ -217,11 +155,7 @@ def test_dense_outputs_have_a_loss_too():
 def test_pretrained_weights_are_not_fetched(tmp_path):
     pytest.importorskip('mmpretrain')
     config = write_config(tmp_path / 'toy.py', tmp_path)
-    config.write_text(
-        config.read_text()
-        + (
-            "model['backbone']['init_cfg'] = dict(\n"
-            "    type='Pretrained', checkpoint='http://nowhere.invalid/x.pth')\n"
-        )
-    )
+    weights = "dict(type='Pretrained', checkpoint='http://nowhere.invalid/x.pth')"
+    text = f"{config.read_text()}\nmodel['backbone']['init_cfg'] = {weights}\n"
+    config.write_text(text)
     build_model(str(config))

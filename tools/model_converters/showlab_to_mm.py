@@ -16,9 +16,11 @@ import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch import Tensor
 
 from sparseformer_mm.models.layouts import (
     detect_layout,
@@ -30,7 +32,7 @@ from sparseformer_mm.models.layouts import (
 )
 
 
-def parse_args():
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,13 +53,13 @@ def parse_args():
         help='unpickle files that hold more than tensors; only for files you trust, '
         'since unpickling can run code',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.dst is None and not args.check:
         parser.error('give DST, or --check to report only')
     return args
 
 
-def read(path: str, unsafe: bool):
+def read(path: str, unsafe: bool) -> dict:
     try:
         if unsafe:
             return torch.load(path, map_location='cpu', weights_only=False)
@@ -74,28 +76,28 @@ def read(path: str, unsafe: bool):
         sys.exit(f'{path} cannot be read: {first_line}{"" if unsafe else cure}')
 
 
-def classifier_name(state) -> str:
+def classifier_name(state: Dict[str, Tensor]) -> str:
     """Where an OpenMMLab model has its linear classifier: image or video."""
     is_video = state['latent.token_rois'].shape[-1] == 6
     return 'cls_head.fc_cls' if is_video else 'head.fc'
 
 
-def load(path: str, unsafe: bool):
+def load(path: str, unsafe: bool) -> Tuple[Dict[str, Tensor], List[str]]:
     """Read a file of any layout.
 
     Returns:
-        tuple: the backbone and ``head.*`` under mm names, the layout, and the names
-        in the file that are not among them.
+        The backbone and ``head.*`` under mm names, and the names in the file that are
+        not among them.
     """
     weights, wrapper = unwrap(read(path, unsafe))
-    found = detect_layout(weights)
-    if found is None:
+    detected = detect_layout(weights)
+    if detected is None:
         keys = ', '.join(list(map(str, weights))[:5])
         sys.exit(
             f'{path} holds no SparseFormer in a known layout; its keys begin with: '
             f'{keys}'
         )
-    layout, prefix = found
+    layout, prefix = detected
     state = to_mm(weights, layout, prefix)
     if layout == 'mm':
         head = f'{classifier_name(state)}.'
@@ -116,34 +118,34 @@ def load(path: str, unsafe: bool):
         f'{path}: layout {layout}{where}, {len(weights) - len(unknown)} of '
         f'{len(weights)} tensors known'
     )
-    return state, layout, unknown
+    return state, unknown
 
 
-def check(state, unknown) -> bool:
-    """Run every layout there and back; True if no tensor is lost or changed."""
+def check(state: Dict[str, Tensor], unknown: Sequence[str]) -> bool:
+    """Run every layout there and back; True if no tensor is missing or changed."""
     fine = not unknown
     if unknown:
         print(f'  not known, so not converted: {", ".join(unknown)}')
     for target in ('v1', 'v2'):
         back = to_mm(from_mm(state, target), target)
-        lost = sorted(set(state) - set(back))
+        missing = sorted(set(state) - set(back))
         changed = [
             key
             for key in back
             if not torch.allclose(back[key], state[key], atol=1e-6, rtol=0)
         ]
-        fine = fine and not lost and not changed
+        fine = fine and not missing and not changed
         print(
             f'  mm -> {target} -> mm: {len(back)}/{len(state)} tensors return'
-            f'{"; lost: " + ", ".join(lost) if lost else ""}'
+            f'{"; missing: " + ", ".join(missing) if missing else ""}'
             f'{"; changed: " + ", ".join(changed) if changed else ""}'
         )
     return fine
 
 
-def main():
-    args = parse_args()
-    state, layout, unknown = load(args.src, args.unsafe)
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    state, unknown = load(args.src, args.unsafe)
     try:
         if args.check:
             fine = check(state, unknown)
