@@ -1,6 +1,6 @@
 """Checks of arguments, with errors that name the argument and what is allowed."""
 
-from typing import Container, Dict, Union
+from typing import Container, Dict, Sequence, Union
 
 from torch import Tensor
 
@@ -31,6 +31,37 @@ def as_cfg(name: str, value: Union[str, dict], short_names: Dict[str, str]) -> d
             f'{sorted(short_names)} or give dict(type=...)'
         )
     return dict(type=short_names[value])
+
+
+def check_dims(spatial_dims: int, token_inflation: int):
+    """Raise ValueError unless these are dimensions, and images have no tubes."""
+    check_choice('spatial_dims', spatial_dims, (2, 3))
+    check_count('token_inflation', token_inflation)
+    if token_inflation > 1 and spatial_dims == 2:
+        raise ValueError(
+            f'token_inflation={token_inflation} copies tokens along time and needs '
+            'spatial_dims=3'
+        )
+
+
+def check_drop_path(rate: float):
+    """Raise ValueError unless ``rate`` is a probability below 1."""
+    if not 0 <= rate < 1:
+        raise ValueError(f'drop_path_rate={rate} must be in [0, 1)')
+
+
+def check_stages(depth: int, frozen_stages: int, out_indices: Sequence[int]):
+    """Raise ValueError unless these name stages of a cortex of ``depth`` blocks."""
+    if not -1 <= frozen_stages <= 1 + depth:
+        raise ValueError(
+            f'frozen_stages={frozen_stages} must be between -1 and {1 + depth} (1 + '
+            'cortex_depth)'
+        )
+    if not all(-depth <= index < depth for index in out_indices):
+        raise ValueError(
+            f'out_indices={tuple(out_indices)} must name cortex blocks, -{depth} '
+            f'to {depth - 1} (cortex_depth={depth})'
+        )
 
 
 def check_input(inputs: Tensor, spatial_dims: int, channels: int):

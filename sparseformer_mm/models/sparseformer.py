@@ -13,7 +13,14 @@ from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, build_part
 from .arch import resolve_arch
-from .arguments import as_cfg, check_choice, check_count, check_input
+from .arguments import (
+    as_cfg,
+    check_choice,
+    check_dims,
+    check_drop_path,
+    check_input,
+    check_stages,
+)
 from .blocks import FFN, Attention, Block, RoIAdjust
 from .loading import load_into_backbone
 from .ops import Linear, autocast_dtype, is_tracing
@@ -133,27 +140,11 @@ class SparseFormer(BaseModule):
             feat_channels=feat_channels,
             ffn_ratio=ffn_ratio,
         )
-        check_choice('spatial_dims', spatial_dims, (2, 3))
-        check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
-        check_count('token_inflation', token_inflation)
-        if token_inflation > 1 and spatial_dims == 2:
-            raise ValueError(
-                f'token_inflation={token_inflation} copies tokens along '
-                'time and needs spatial_dims=3'
-            )
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate={drop_path_rate} must be in [0, 1)')
-        if not -1 <= frozen_stages <= 1 + arch['cortex_depth']:
-            raise ValueError(
-                f'frozen_stages={frozen_stages} must be between -1 and '
-                f'{1 + arch["cortex_depth"]} (1 + cortex_depth)'
-            )
         depth = arch['cortex_depth']
-        if not all(-depth <= i < depth for i in out_indices):
-            raise ValueError(
-                f'out_indices={tuple(out_indices)} must name cortex blocks, -{depth} '
-                f'to {depth - 1} (cortex_depth={depth})'
-            )
+        check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
+        check_dims(spatial_dims, token_inflation)
+        check_drop_path(drop_path_rate)
+        check_stages(depth, frozen_stages, out_indices)
         self.out_indices = [i % depth for i in out_indices]
         self.arch = arch
         self.spatial_dims = spatial_dims
@@ -360,8 +351,8 @@ class SparseFormer(BaseModule):
 
         :class:`sparseformer_mm.LossScaleHook` does so before every iteration.
         """
-        for module in self._samplers():
-            module.set_loss_scale(scale)
+        for sampler in self._samplers():
+            sampler.set_loss_scale(scale)
 
     def _samplers(self) -> List[SparseSampling]:
         return [m for m in self.modules() if isinstance(m, SparseSampling)]
