@@ -3,8 +3,20 @@ import logging
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 from helpers.golden import Golden
+from sparseformer_mm.host import LIBRARIES
+
+
+@pytest.fixture(autouse=True)
+def library(request):
+    """The scope of the library that a test is marked with, whatever an earlier test of
+    this process was in."""
+    marked = [name for name in LIBRARIES if request.node.get_closest_marker(name)]
+    scope = marked[0] if len(marked) == 1 else 'mmengine'
+    with DefaultScope.overwrite_default_scope(scope):
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -31,12 +31,6 @@ SIZES = dict(num_tokens=9, focusing_dims=64, cortex_dims=64, cortex_depth=1)
 SMALL = dict(backbone=SIZES, head=dict(in_channels=64))
 
 
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        yield
-
-
 @pytest.fixture
 def photo(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)

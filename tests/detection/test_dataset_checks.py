@@ -9,13 +9,11 @@ import torch
 pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection')
 
 from mmdet.datasets import CocoDataset  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.dataset import ConcatDataset, RepeatDataset  # noqa: E402
 
 from sparseformer_mm.detection import CheckDatasetHook  # noqa: E402
 from sparseformer_mm.utils.errors import explain_errors  # noqa: E402
 
-register_all_modules()
 pytestmark = pytest.mark.mmdet
 
 ANNOTATIONS = dict(

@@ -13,19 +13,12 @@ from mmdet.models.dense_heads import DETRHead  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from sparseformer_mm.models.rois import adjust_rois  # noqa: E402
 
-pytestmark = pytest.mark.mmdet
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Whatever library an earlier test of this process was in."""
-    register_all_modules()
+pytestmark = [pytest.mark.mmdet, pytest.mark.usefixtures('float64')]
 
 
 ARCH = dict(
@@ -96,7 +89,7 @@ def make_sample(shape, boxes, labels=None):
     sample = DetDataSample(
         metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
     )
-    boxes = torch.as_tensor(boxes, dtype=torch.float32).view(-1, 4)
+    boxes = torch.as_tensor(boxes, dtype=torch.get_default_dtype()).view(-1, 4)
     if labels is None:
         labels = [index % 4 for index in range(len(boxes))]
     sample.gt_instances = InstanceData(
@@ -105,18 +98,16 @@ def make_sample(shape, boxes, labels=None):
     return sample
 
 
-def make_batch(dtype=torch.float32, canvas=(60, 64), value=0.0):
+def make_batch(canvas=(60, 64), value=0.0):
     generator = torch.Generator().manual_seed(1)
     boxes = [
         [[5, 5, 20, 30], [30, 10, 60, 40]],
         [[1, 2, 30, 50]],
         [],
     ]
-    inputs = torch.full((3, 3, *canvas), value, dtype=dtype)
+    inputs = torch.full((3, 3, *canvas), value)
     for slot, (height, width) in zip(inputs, SHAPES):
-        slot[:, :height, :width] = torch.randn(
-            3, height, width, generator=generator, dtype=torch.float64
-        )
+        slot[:, :height, :width] = torch.randn(3, height, width, generator=generator)
     return inputs, [make_sample(s, b) for s, b in zip(SHAPES, boxes)]
 
 
@@ -241,17 +232,11 @@ def test_max_per_img():
 @pytest.mark.parametrize('head', [dict(), MODERN], ids=['paper', 'modern'])
 def test_padding_does_not_exist(head):
     """Alone, beside larger images, with any padding: same detections and losses."""
-    model = build(**copy.deepcopy(head)).double().eval()
-    inputs, samples = make_batch(torch.float64)
-    for sample in samples:
-        sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
+    model = build(**copy.deepcopy(head)).eval()
+    inputs, samples = make_batch()
     batches = [
         model(inputs, copy.deepcopy(samples), mode='predict'),
-        model(
-            make_batch(torch.float64, (91, 70), 7.0)[0],
-            copy.deepcopy(samples),
-            mode='predict',
-        ),
+        model(make_batch((91, 70), 7.0)[0], copy.deepcopy(samples), mode='predict'),
     ]
     for index, (height, width) in enumerate(SHAPES):
         alone = inputs[index : index + 1, :, :height, :width]
@@ -263,7 +248,7 @@ def test_padding_does_not_exist(head):
             assert torch.equal(other.labels, own.pred_instances.labels)
     losses = [
         model(batch, samples, mode='loss')
-        for batch in (inputs, make_batch(torch.float64, (91, 70), -2.0)[0])
+        for batch in (inputs, make_batch((91, 70), -2.0)[0])
     ]
     for name, value in losses[0].items():
         torch.testing.assert_close(losses[1][name], value)
@@ -420,8 +405,9 @@ def test_boxes_beyond_the_image_train():
 
 @pytest.mark.parametrize('head', [dict(), MODERN], ids=['paper', 'modern'])
 def test_bfloat16(head):
-    model = build(**copy.deepcopy(head))
+    model = build(**copy.deepcopy(head)).float()
     inputs, samples = make_batch()
+    inputs = inputs.float()
     expected = model(inputs, samples, mode='loss')
     with torch.autocast('cpu', torch.bfloat16):
         scores, boxes = model(inputs, samples, mode='tensor')

@@ -10,7 +10,7 @@ pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection'
 
 from mmdet.apis import DetInferencer  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from mmengine.registry import MODELS  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from sparseformer_mm import config_path  # noqa: E402
@@ -18,12 +18,6 @@ from sparseformer_mm import config_path  # noqa: E402
 pytestmark = pytest.mark.mmdet
 NAME = 'detection/sparseformer-nano-modern_1xb16_digits'
 CLASSES = tuple(f'digit {i}' for i in range(10))
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        yield
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection'
 
 from mmdet.registry import MODELS  # noqa: E402
 from mmdet.testing import demo_mm_inputs  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
 
@@ -25,7 +24,6 @@ pytestmark = [
 
 def train_one_step(device, make_wrapper):
     """Losses of a step, and all gradients as one vector."""
-    register_all_modules()
     text = CONFIG.format(data='', classes=CLASSES, epochs=1)
     torch.manual_seed(0)
     model = MODELS.build(Config.fromstring(text, '.py').model)

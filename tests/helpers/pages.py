@@ -24,3 +24,9 @@ def text_of(name: str) -> str:
 
 def blocks(text: str, language: str = 'python') -> list:
     return re.findall(rf'^```{language}\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+
+
+def snippet(page: Path, text: str) -> str:
+    """A page's one block of Python with a text in it."""
+    (block,) = (block for block in blocks(page.read_text('utf-8')) if text in block)
+    return block

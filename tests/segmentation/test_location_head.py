@@ -13,7 +13,7 @@ from sparseformer_mm.models import ops  # noqa: E402
 from sparseformer_mm.segmentation import LocationAwareHead  # noqa: E402
 from sparseformer_mm.utils.counting import count_macs  # noqa: E402
 
-pytestmark = pytest.mark.mmseg
+pytestmark = [pytest.mark.mmseg, pytest.mark.usefixtures('float64')]
 
 
 @pytest.mark.parametrize('residual', [False, True])
@@ -40,7 +40,7 @@ def test_logits_are_attention_then_convolutions_then_classifier(num_convs, resid
     expected = F.conv2d(x, head.conv_seg.weight, head.conv_seg.bias)
     actual = head(out)
     assert actual.shape == (1, 5, 10, 14)
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize('heads', [1, 4])
@@ -55,8 +55,7 @@ def test_lean_and_plain_are_the_same_head(heads, monkeypatch):
         grads = [p.grad for p in model.parameters()]
         assert all(grad is not None for grad in grads)
         results.append([losses['decode.loss_ce'].detach(), *grads])
-    for lean, plain in zip(*results):
-        torch.testing.assert_close(lean, plain, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(*results)
 
 
 def test_every_parameter_learns_and_the_loss_is_cross_entropy():
@@ -139,8 +138,8 @@ def test_an_auxiliary_head_on_the_map_of_the_stem():
 
 
 def test_bfloat16_trains_near_float32():
-    model = build(head=dict(dropout_ratio=0))
-    img = image(64, 64)
+    model = build(head=dict(dropout_ratio=0)).float()
+    img = image(64, 64).float()
     results = []
     for enabled in (False, True):
         model.zero_grad()

@@ -7,7 +7,7 @@ import torch
 pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
 
 from mmengine.config import Config  # noqa: E402
-from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from mmengine.registry import MODELS  # noqa: E402
 from mmseg.apis import MMSegInferencer, inference_model, init_model  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -16,12 +16,6 @@ from sparseformer_mm import config_path  # noqa: E402
 pytestmark = pytest.mark.mmseg
 NAME = 'sparseformer-nano_1xb8_digits'
 NUM_CLASSES = 11
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ pytest.importorskip(
 
 from mmaction.datasets import RawframeDataset, VideoDataset  # noqa: E402
 from mmaction.registry import TRANSFORMS  # noqa: E402
-from mmaction.utils import register_all_modules  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from sparseformer_mm.video import ReadFrames, transforms  # noqa: E402
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.mmaction
 
 HEIGHT, WIDTH = 32, 50
 PACKAGES = dict(decord='decord', pyav='av', opencv='cv2')
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Whatever library an earlier test of this process was in."""
-    register_all_modules()
 
 
 @pytest.fixture(params=['decord', 'pyav', 'opencv'])

@@ -19,7 +19,6 @@ from mmaction.apis import (  # noqa: E402
     init_recognizer,
 )
 from mmaction.apis.inferencers import ActionRecogInferencer  # noqa: E402
-from mmaction.utils import register_all_modules  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 pytestmark = pytest.mark.mmaction
@@ -60,12 +59,6 @@ visualizer = dict(type='ActionVisualizer', vis_backends=[dict(type='LocalVisBack
 """
 
 
-@pytest.fixture(autouse=True)
-def scope():
-    """Whatever library an earlier test of this process was in."""
-    register_all_modules()
-
-
 def make_config(folder: Path, crop: str = 'CenterCrop', views=None) -> str:
     path = folder / f'{crop}_{views}.py'
     path.write_text(
@@ -89,7 +82,6 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope='module')
 def case(tmp_path_factory) -> Case:
-    register_all_modules()
     folder = tmp_path_factory.mktemp('inferencer')
     video = str(folder / 'clip.mp4')
     writer = cv2.VideoWriter(video, cv2.VideoWriter_fourcc(*'mp4v'), 10, (WIDTH, SIZE))
