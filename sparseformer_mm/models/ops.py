@@ -32,6 +32,20 @@ def is_tracing() -> bool:
     return compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_transforming() -> bool:
+    """True inside torch.func's transforms (grad, vmap, jvp, ...).
+
+    They know plain operations only: no fused kernel, no ``autograd.Function`` of the
+    usual form.
+    """
+    return torch._C._are_functorch_transforms_active()
+
+
+def needs_reference() -> bool:
+    """True where no fast path may be taken, whatever the device and the dtype."""
+    return not FAST_OPS or is_tracing() or is_transforming()
+
+
 def autocast_dtype(device_type: str):
     """The dtype autocast uses on a device now, None where it is off."""
     if hasattr(torch, 'get_autocast_dtype'):

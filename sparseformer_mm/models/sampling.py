@@ -219,6 +219,7 @@ class SparseSampling(BaseModule):
         # A buffer, so that a changing loss scale neither recompiles a compiled
         # model nor leaks into another one; not saved with the weights.
         self.register_buffer('loss_scale', torch.ones(()), persistent=False)
+        self._loss_scale = 1.0
         self.knows_loss_scale = False
         self._reset()
 
@@ -235,13 +236,32 @@ class SparseSampling(BaseModule):
 
     def init_weights(self):
         self._reset()
+        self._restore_loss_scale()
         super().init_weights()  # an init_cfg of its own wins
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._restore_loss_scale()
+
+    def _restore_loss_scale(self):
+        """Give the buffer its value where no file can.
+
+        A model built on the meta device has uninitialised memory in it after
+        ``to_empty``, and none at all after ``load_state_dict(..., assign=True)``.
+        """
+        buffer = self.loss_scale
+        # A model in half precision cannot hold every scale.
+        scale = min(self._loss_scale, torch.finfo(buffer.dtype).max)
+        if buffer.device == self.bias.device:
+            buffer.fill_(scale)
+        else:
+            self.loss_scale = torch.full_like(buffer, scale, device=self.bias.device)
 
     def set_loss_scale(self, scale: float):
         """Tell the limiter by what the loss is multiplied before ``backward``."""
-        # A model in half precision cannot hold every scale.
-        self.loss_scale.fill_(min(scale, torch.finfo(self.loss_scale.dtype).max))
+        self._loss_scale = scale
         self.knows_loss_scale = True
+        self._restore_loss_scale()
 
     def locate(self, tokens: Tensor, rois: Tensor) -> Tensor:
         """Where the tokens look.
