@@ -47,7 +47,7 @@ class SparseFormerClassifier(nn.Module):
         )
         for name in cures.keys() & kwargs.keys():
             raise ValueError(f'{name} is no argument of a classifier: {cures[name]}')
-        check_count('num_classes', num_classes, least=0)
+        num_classes = check_count('num_classes', num_classes, least=0)
         self.backbone = SparseFormer(arch, **kwargs)
         self.num_classes = num_classes
         self.head = nn.Sequential()

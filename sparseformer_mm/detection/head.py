@@ -11,7 +11,7 @@ from mmdet.utils import InstanceList
 from mmengine.model import bias_init_with_prob
 from torch import Tensor
 
-from ..models.ops import Linear, at_least_float32, no_autocast
+from ..models.ops import at_least_float32, make_linear, no_autocast, reset_linear
 from ..models.rois import adjust_rois
 from ..models.tokens import SparseFormerOutput
 
@@ -26,11 +26,11 @@ class BoxRefine(nn.Sequential):
     """
 
     def __init__(self, dims: int):
-        super().__init__(Linear(dims, dims), nn.ReLU(), Linear(dims, 4))
+        super().__init__(make_linear(dims, dims), nn.ReLU(), make_linear(dims, 4))
 
     def init_weights(self):
         for layer in (self[0], self[2]):
-            layer.reset_parameters()
+            reset_linear(layer)
         nn.init.zeros_(self[2].weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class SparseFormerHead(DETRHead):
     def _init_layers(self):
         count = 1 if self.share_predictors else self.num_levels
         self.fc_cls = nn.ModuleList(
-            Linear(self.embed_dims, self.cls_out_channels) for _ in range(count)
+            make_linear(self.embed_dims, self.cls_out_channels) for _ in range(count)
         )
         self.box_refine = nn.ModuleList(
             BoxRefine(self.embed_dims) for _ in range(count)
@@ -125,7 +125,7 @@ class SparseFormerHead(DETRHead):
 
     def init_weights(self):
         for classify, refine in zip(self.fc_cls, self.box_refine):
-            classify.reset_parameters()
+            reset_linear(classify)
             if self.loss_cls.use_sigmoid:
                 nn.init.constant_(classify.bias, bias_init_with_prob(0.01))
             refine.init_weights()

@@ -63,12 +63,12 @@ def resolve_arch(arch: Union[str, dict], **overrides) -> dict:
     settings.update({k: v for k, v in overrides.items() if v is not None})
     # The stem's norm needs two channels for a variance.
     least = dict(focusing_repeats=0, feat_channels=2)
-    for name, value in settings.items():
+    for name, value in list(settings.items()):
         if name == 'ffn_ratio':
             if not value > 0:
                 raise ValueError(f'ffn_ratio={value} must be positive')
         else:
-            check_count(name, value, least.get(name, 1))
+            settings[name] = check_count(name, value, least.get(name, 1))
     for name in ('focusing_dims', 'cortex_dims'):
         if settings[name] % settings['num_heads']:
             raise ValueError(

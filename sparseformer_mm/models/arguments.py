@@ -1,5 +1,6 @@
 """Checks of arguments, with errors that name the argument and what is allowed."""
 
+from numbers import Integral
 from typing import Container, Dict, Sequence, Union
 
 from torch import Tensor
@@ -11,10 +12,16 @@ def check_choice(name: str, value, choices: Container):
         raise ValueError(f'{name}={value!r} is unknown; choose one of {choices}')
 
 
-def check_count(name: str, value, least: int = 1):
-    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def check_count(name: str, value, least: int = 1) -> int:
+    """Raise ValueError unless ``value`` is an integer of at least ``least``.
+
+    Returns:
+        int: ``value``, which may be one of numpy's integers.
+    """
+    integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if not integer or value < least:
         raise ValueError(f'{name}={value!r} must be an integer of at least {least}')
+    return int(value)
 
 
 def as_cfg(name: str, value: Union[str, dict], short_names: Dict[str, str]) -> dict:

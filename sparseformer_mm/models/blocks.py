@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from .ops import Linear, at_least_float32, attention, drop_path, no_autocast
+from .ops import (
+    at_least_float32,
+    attention,
+    drop_path,
+    make_linear,
+    no_autocast,
+    project,
+)
 from .rois import adjust_rois
 
 
@@ -33,14 +40,14 @@ class Attention(BaseModule):
                 'choose a width that is a multiple of it, or other num_heads'
             )
         self.num_heads = num_heads
-        self.qkv = Linear(dims, 3 * dims)
-        self.proj = Linear(dims, dims)
+        self.qkv = make_linear(dims, 3 * dims)
+        self.proj = make_linear(dims, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        qkv = project(x, self.qkv).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         x = attention(query, key, value)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return project(x.transpose(1, 2).flatten(2), self.proj)
 
 
 class FFN(BaseModule):
@@ -52,17 +59,17 @@ class FFN(BaseModule):
 
     def __init__(self, dims: int, ratio: float = 4, init_cfg=None):
         super().__init__(init_cfg)
-        self.fc1 = Linear(dims, int(dims * ratio))
-        self.fc2 = Linear(int(dims * ratio), dims)
+        self.fc1 = make_linear(dims, int(dims * ratio))
+        self.fc2 = make_linear(int(dims * ratio), dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return project(F.gelu(project(x, self.fc1)), self.fc2)
 
 
 class RoIAdjust(BaseModule):
     """Move and scale each token's RoI by what the token says (equations 7 to 9).
 
-    ``deltas = Linear(LayerNorm(t))`` without bias, applied by
+    ``deltas = make_linear(LayerNorm(t))`` without bias, applied by
     :func:`~.rois.adjust_rois`. The linear layer starts at zero, so RoIs start
     unchanged, and the norm's gain at d^-1/2. Computed in float32 under autocast.
 
@@ -77,7 +84,7 @@ class RoIAdjust(BaseModule):
     def __init__(self, dims: int, spatial_dims: int = 2, init_cfg=None):
         super().__init__(init_cfg)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
-        self.proj = Linear(dims, 2 * spatial_dims, bias=False)
+        self.proj = make_linear(dims, 2 * spatial_dims, bias=False)
         self._reset()
 
     def _reset(self):
@@ -103,7 +110,7 @@ class RoIAdjust(BaseModule):
             Tensor (B, N, 2D), float32 or better.
         """
         with no_autocast(tokens):
-            deltas = self.proj(self.norm(tokens.to(self.norm.weight.dtype)))
+            deltas = project(self.norm(tokens.to(self.norm.weight.dtype)), self.proj)
             deltas = at_least_float32(deltas)
             return adjust_rois(rois, drop_path(deltas, drop_path_rate, self.training))
 

@@ -15,7 +15,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
-from .ops import Linear
+from .ops import make_linear, project
 
 
 def _xavier(weight: Tensor, rows: int):
@@ -56,7 +56,7 @@ class _Mixing(BaseModule):
         self.num_points = num_points
         self.channel_bias = nn.Parameter(torch.zeros(feat_channels))
         self.point_bias = nn.Parameter(torch.zeros(num_points))
-        self.proj = Linear(num_points * feat_channels, dims)
+        self.proj = make_linear(num_points * feat_channels, dims)
 
     def split(self, weights: Tensor):
         """Split (K, C*C + P*P) flat weights into (K, C, C) and (K, P, P)."""
@@ -81,7 +81,7 @@ class _Mixing(BaseModule):
         weights = self._mixing_weights(tokens, batch)
         x = sampled.flatten(0, 1).to(weights.dtype)
         x = mix(x, *self.split(weights), self.channel_bias, self.point_bias)
-        return self.proj(x.reshape(batch, num_tokens, self.proj.in_features))
+        return project(x.reshape(batch, num_tokens, self.proj.in_features), self.proj)
 
 
 @MODELS.register_module()
@@ -115,8 +115,8 @@ class AdaptiveMixing(_Mixing):
         super().__init__(dims, feat_channels, num_points, init_cfg)
         hidden = max(1, dims // squeeze_ratio)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
-        self.squeeze = Linear(dims, hidden)
-        self.generate = Linear(hidden, feat_channels**2 + num_points**2)
+        self.squeeze = make_linear(dims, hidden)
+        self.generate = make_linear(hidden, feat_channels**2 + num_points**2)
         self._reset()
 
     def _reset(self):
@@ -130,7 +130,7 @@ class AdaptiveMixing(_Mixing):
         _xavier(point, self.num_points)
 
     def _mixing_weights(self, tokens: Tensor, batch: int) -> Tensor:
-        weights = self.generate(self.squeeze(self.norm(tokens)))
+        weights = project(project(self.norm(tokens), self.squeeze), self.generate)
         return weights.expand(batch, -1, -1).flatten(0, 1)
 
 
@@ -167,7 +167,7 @@ class LinearDecoding(BaseModule):
 
     def __init__(self, dims: int, feat_channels: int, num_points: int, init_cfg=None):
         super().__init__(init_cfg)
-        self.proj = Linear(num_points * feat_channels, dims)
+        self.proj = make_linear(num_points * feat_channels, dims)
 
     def forward(self, tokens: Tensor, sampled: Tensor) -> Tensor:
-        return self.proj(sampled.flatten(2))
+        return project(sampled.flatten(2), self.proj)

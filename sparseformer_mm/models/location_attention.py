@@ -10,12 +10,19 @@ float32 where a RoI is much smaller than its distance to the origin.)
 from typing import Optional, Tuple
 
 import torch
+import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import ops
-from .ops import Linear, at_least_float32, is_tracing, no_autocast
+from .ops import (
+    at_least_float32,
+    make_linear,
+    needs_reference,
+    no_autocast,
+    project,
+    reset_linear,
+)
 from .padding import map_extent
 from .rois import MIN_SIZE
 
@@ -209,15 +216,15 @@ class LocationAwareAttention(BaseModule):
             )
         self.num_heads = num_heads
         self.scale = (embed_dims // num_heads) ** -0.5
-        self.query = Linear(feat_channels, embed_dims)
+        self.query = make_linear(feat_channels, embed_dims)
         # Adding the same number to all scores of a pixel changes nothing: a bias of
         # the keys would never learn.
-        self.key = Linear(token_dims, embed_dims, bias=False)
-        self.value = Linear(token_dims, embed_dims)
+        self.key = make_linear(token_dims, embed_dims, bias=False)
+        self.value = make_linear(token_dims, embed_dims)
 
     def init_weights(self):
         for layer in (self.query, self.key, self.value):
-            layer.reset_parameters()
+            reset_linear(layer)
         super().init_weights()  # an init_cfg of its own wins
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -244,13 +251,15 @@ class LocationAwareAttention(BaseModule):
             Tensor (B, H, W, d), in the precision of the value projection.
         """
         rows, columns = location_bias(rois, *feature.shape[1:3], extents)
-        key = self._heads(self.key(tokens)) * self.scale
-        value = self._heads(self.value(tokens))
-        attend = self._plain if is_tracing() or not ops.FAST_OPS else self._lean
+        key = self._heads(project(tokens, self.key)) * self.scale
+        value = self._heads(project(tokens, self.value))
+        # (A quantized projection has no weight that the keys could take over.)
+        plain = needs_reference() or type(self.query) is not nn.Linear
+        attend = self._plain if plain else self._lean
         return attend(feature, key, value, rows[:, None], columns[:, None])
 
     def _plain(self, feature, key, value, rows, columns) -> Tensor:
-        query = self._heads(self.query(feature.to(self.query.weight)).flatten(1, 2))
+        query = self._heads(self.query(feature.to(key.dtype)).flatten(1, 2))
         bias = rows[:, :, :, None] + columns[:, :, None]
         scores = query @ key.transpose(-2, -1) + bias.flatten(2, 3)
         restored = scores.softmax(-1).to(value.dtype) @ value

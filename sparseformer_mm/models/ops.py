@@ -15,9 +15,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.modules import module as nn_module
 
 FAST_OPS = True
 TRACE_GATHER = False
+
+# Hooks of a module; torch has the same for all modules, as _global_*.
+_HOOKS = tuple(
+    f'_{when}{kind}hooks' for when in ('forward', 'backward') for kind in ('_pre_', '_')
+)
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, '_linear_pointwise'
@@ -97,8 +103,7 @@ class _OneDNNLinear(torch.autograd.Function):
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        FAST_OPS
-        and not is_tracing()
+        not needs_reference()
         and x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
@@ -123,19 +128,43 @@ def linear(x: Tensor, weight: Tensor, bias=None) -> Tensor:
     return _onednn(x, weight, bias)
 
 
-class Linear(nn.Linear):
-    """``nn.Linear`` initialised as the paper says (appendix A.3).
+def make_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """An ``nn.Linear`` as :func:`reset_linear` initialises it; for :func:`project`.
+
+    Not a class of its own: torch's quantization, LoRA and the like replace modules
+    whose type is exactly ``nn.Linear``.
+    """
+    layer = nn.Linear(in_features, out_features, bias)
+    reset_linear(layer)
+    return layer
+
+
+def reset_linear(layer: nn.Linear):
+    """Initialise as the paper says (appendix A.3).
 
     Weights from a normal distribution of deviation 0.02 truncated at 2, biases 0.
     """
+    nn.init.trunc_normal_(layer.weight, std=0.02, a=-2.0, b=2.0)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
-    def reset_parameters(self):
-        nn.init.trunc_normal_(self.weight, std=0.02, a=-2.0, b=2.0)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+def project(x: Tensor, layer: nn.Module) -> Tensor:
+    """``layer(x)``, through :func:`linear` where nobody would notice.
+
+    Args:
+        x: (..., in_features).
+        layer: of :func:`make_linear`, or what somebody put into its place.
+    """
+    plain = (
+        type(layer) is nn.Linear
+        and 'forward' not in layer.__dict__
+        and not any(
+            getattr(layer, name) or getattr(nn_module, f'_global{name}')
+            for name in _HOOKS
+        )
+    )
+    return linear(x, layer.weight, layer.bias) if plain else layer(x)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -144,7 +173,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     torch's fused kernel, except for a CPU training step on up to 81 tokens: its
     backward pass is made for wide heads and long rows, and takes up to three times as
     long as the explicit form at the widths 4 and 8 of this model. (``softmax`` itself
-    is slow on rows as short as these.)
+    is slow on rows as short as these.) So do torch.func's transforms, not all of which
+    know the fused kernels.
 
     Args:
         query, key, value: (B, heads, N, head width).
@@ -152,9 +182,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         Tensor (B, heads, N, head width).
     """
-    explicit = (
-        FAST_OPS
-        and not is_tracing()
+    explicit = is_transforming() or (
+        not needs_reference()
         and query.device.type == 'cpu'
         and query.requires_grad
         and query.dtype == torch.float32

@@ -6,6 +6,7 @@ reference, and what compilers and exporters get; :func:`sample_gather` reads who
 rows of a channels-last map as weighted bags and is several times faster on CPU.
 """
 
+import warnings
 from typing import Optional, Tuple
 
 import torch
@@ -16,7 +17,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import ops
-from .ops import Linear, at_least_float32, is_tracing, no_autocast
+from .ops import (
+    at_least_float32,
+    is_tracing,
+    is_transforming,
+    make_linear,
+    no_autocast,
+    project,
+)
 from .padding import map_extent
 from .rois import init_offsets, points_in_rois
 
@@ -121,7 +129,7 @@ def sample_gather(feature: Tensor, points: Tensor) -> Tensor:
     channels = feature.shape[-1]
     rows, weights = _corner_rows(feature, points)
     weights = weights.reshape(rows.shape).to(feature.dtype)
-    bags = feature.device.type == 'cpu' and not is_tracing()
+    bags = feature.device.type == 'cpu' and not is_tracing() and not is_transforming()
     gather = _WeightedRows.apply if bags else _weighted_rows
     return gather(feature.reshape(-1, channels), rows, weights).view(
         batch, num, channels
@@ -138,6 +146,8 @@ def sample_points(feature: Tensor, points: Tensor) -> Tensor:
     if is_tracing():
         sample = sample_gather if ops.TRACE_GATHER else sample_grid
         return sample(feature, points)
+    if is_transforming():  # grid_sample has no forward-mode derivative
+        return sample_gather(feature, points)
     if points.numel() == 0:
         return sample_grid(feature, points)
     on_cpu = feature.device.type == 'cpu'
@@ -152,15 +162,27 @@ class _LimitGradient(torch.autograd.Function):
     """Identity whose gradient is clamped element-wise to [-limit, limit]."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, limit: Tensor) -> Tensor:
-        ctx.save_for_backward(limit)
+    def forward(x: Tensor, limit: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
     def backward(ctx, grad: Tensor):
         (limit,) = ctx.saved_tensors
         return torch.minimum(torch.maximum(grad, -limit), limit), None
+
+
+class _LimitGradientTransformed(_LimitGradient):
+    """The same with what torch.func needs, and torch.compile does not know."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _) -> Tensor:
+        return tangent.view_as(tangent)
 
 
 def limit_gradient(x: Tensor, limit: Tensor) -> Tensor:
@@ -170,7 +192,8 @@ def limit_gradient(x: Tensor, limit: Tensor) -> Tensor:
         x: any tensor.
         limit: positive, of the same dtype and device, broadcast against ``x``.
     """
-    return _LimitGradient.apply(x, limit)
+    kind = _LimitGradientTransformed if is_transforming() else _LimitGradient
+    return kind.apply(x, limit)
 
 
 class SparseSampling(BaseModule):
@@ -215,7 +238,7 @@ class SparseSampling(BaseModule):
         )
         if learnable:
             self.norm = nn.LayerNorm(dims, eps=1e-6)
-            self.proj = Linear(dims, num_points * spatial_dims, bias=False)
+            self.proj = make_linear(dims, num_points * spatial_dims, bias=False)
         # A buffer, so that a changing loss scale neither recompiles a compiled
         # model nor leaks into another one; not saved with the weights.
         self.register_buffer('loss_scale', torch.ones(()), persistent=False)
@@ -263,6 +286,21 @@ class SparseSampling(BaseModule):
         self.knows_loss_scale = True
         self._restore_loss_scale()
 
+    def _limits(self, points: Tensor) -> bool:
+        if not (self.limit_grad and torch.is_grad_enabled() and points.requires_grad):
+            return False
+        if not torch.jit.is_tracing():
+            return True
+        if self.training:
+            warnings.warn(
+                'torch.jit.trace cannot record the limit on coordinate gradients '
+                '(limit_coord_grad): the traced model is for inference; trace '
+                'model.eval(), and train the model itself, with torch.compile if you '
+                'like',
+                stacklevel=2,
+            )
+        return False
+
     def locate(self, tokens: Tensor, rois: Tensor) -> Tensor:
         """Where the tokens look.
 
@@ -277,7 +315,9 @@ class SparseSampling(BaseModule):
             offsets = at_least_float32(self.bias)
             if self.learnable:
                 tokens = tokens.to(self.norm.weight.dtype)
-                offsets = at_least_float32(self.proj(self.norm(tokens))) + offsets
+                offsets = (
+                    at_least_float32(project(self.norm(tokens), self.proj)) + offsets
+                )
             offsets = offsets.unflatten(-1, (self.num_points, self.spatial_dims))
             return points_in_rois(rois, offsets.expand(*rois.shape[:2], -1, -1))
 
@@ -308,7 +348,7 @@ class SparseSampling(BaseModule):
             # In the first stage all images share their tokens; the limit below is
             # on the gradient of each image's coordinates.
             read_at = points.expand(feature.shape[0], -1, -1, -1)
-            if self.limit_grad and torch.is_grad_enabled() and points.requires_grad:
+            if self._limits(points):
                 height = feature.shape[-3]
                 if extents is not None:
                     height = extents[:, 1, None, None, None]

@@ -23,7 +23,7 @@ from .arguments import (
 )
 from .blocks import FFN, Attention, Block, RoIAdjust
 from .loading import load_into_backbone
-from .ops import Linear, autocast_dtype, is_tracing
+from .ops import autocast_dtype, is_tracing, make_linear, project
 from .padding import make_map
 from .sampling import SparseSampling
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
@@ -200,7 +200,7 @@ class SparseFormer(BaseModule):
             make_block(arch['focusing_dims'], True) if self.focusing_repeats else None
         )
         self.transition = nn.Sequential(
-            Linear(arch['focusing_dims'], arch['cortex_dims']),
+            make_linear(arch['focusing_dims'], arch['cortex_dims']),
             nn.LayerNorm(arch['cortex_dims'], eps=1e-6),
         )
         self.cortex = ModuleList(
@@ -305,7 +305,7 @@ class SparseFormer(BaseModule):
         tokens, rois = self.latent()
         for i in range(self.focusing_repeats):
             tokens, rois = run(self.focusing, f'focusing.{i}', tokens, rois)
-        tokens = self.transition(tokens)
+        tokens = self.transition[1](project(tokens, self.transition[0]))
         for i, block in enumerate(self.cortex):
             tokens, rois = run(block, f'cortex.{i}', tokens, rois)
             block_tokens.append(tokens)

@@ -18,10 +18,15 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
-from . import ops
 from .arguments import check_count
 from .chunks import run_in_chunks
-from .ops import at_least_float32, is_tracing, no_autocast
+from .ops import (
+    at_least_float32,
+    is_tracing,
+    is_transforming,
+    needs_reference,
+    no_autocast,
+)
 
 _EPS = 1e-7  # added to the variance (authors' training code)
 
@@ -46,6 +51,12 @@ def channel_norm(x: Tensor) -> Tensor:
         return F.layer_norm(x, (channels,), gain, eps=_EPS * ratio)
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    if is_transforming():  # vmap has one more axis than this layout
+        return x.contiguous()
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class _FramewiseStem(BaseModule):
     """Runs ``forward_images`` on images, or on each frame of videos."""
 
@@ -64,7 +75,8 @@ class _FramewiseStem(BaseModule):
         """How many images or frames to run at a time, None for all."""
 
     def forward(self, x: Tensor) -> Tensor:
-        chunk = None if is_tracing() or 0 in x.shape else self._chunk(x)
+        whole = is_tracing() or is_transforming() or 0 in x.shape
+        chunk = None if whole else self._chunk(x)
         if chunk is not None:
             # Images are run like the frames of one video.
             videos = x if x.dim() == 5 else x.transpose(0, 1)[None]
@@ -90,13 +102,13 @@ class _ConvStem(_FramewiseStem):
     ):
         super().__init__(in_channels, out_channels, init_cfg)
         if frames_per_chunk is not None:
-            check_count('frames_per_chunk', frames_per_chunk)
+            frames_per_chunk = check_count('frames_per_chunk', frames_per_chunk)
         self.frames_per_chunk = frames_per_chunk
 
     def _chunk(self, x: Tensor) -> Optional[int]:
         # On CPU, one image at a time keeps the convolution's output in the cache.
-        on_cpu = x.device.type == 'cpu' and ops.FAST_OPS
-        if on_cpu and not torch.is_grad_enabled():
+        fast = x.device.type == 'cpu' and not needs_reference()
+        if fast and not torch.is_grad_enabled():
             return 1
         return self.frames_per_chunk if x.dim() == 5 else None
 
@@ -140,7 +152,7 @@ class EarlyConv(_ConvStem):
         self._reset()
 
     def forward_images(self, x: Tensor) -> Tensor:
-        x = self.conv(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv(_channels_last(x))
         # The maximum commutes with ReLU, which has a quarter of the work after it.
         x = F.relu(F.max_pool2d(x, 3, stride=2, padding=1), inplace=True)
         return channel_norm(x.permute(0, 2, 3, 1).contiguous())
@@ -176,7 +188,7 @@ class PatchEmbed(_ConvStem):
     def forward_images(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))
-        x = self.conv(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv(_channels_last(x))
         return channel_norm(x.permute(0, 2, 3, 1).contiguous())
 
 

@@ -10,7 +10,7 @@ from mmseg.utils import SampleList
 from torch import Tensor
 
 from ..models.location_attention import LocationAwareAttention
-from ..models.ops import Linear
+from ..models.ops import make_linear, project, reset_linear
 from ..models.padding import inside_images, repeat_edges
 from ..models.tokens import SparseFormerOutput
 
@@ -73,7 +73,7 @@ class LocationAwareHead(BaseDecodeHead):
         self.attention = LocationAwareAttention(
             feat_channels, in_channels, embed_dims, num_heads
         )
-        self.shortcut = Linear(feat_channels, embed_dims) if residual else None
+        self.shortcut = make_linear(feat_channels, embed_dims) if residual else None
         self.convs = nn.ModuleList(
             ConvModule(
                 channels if i else embed_dims,
@@ -90,7 +90,7 @@ class LocationAwareHead(BaseDecodeHead):
 
     def init_weights(self):
         if self.shortcut is not None:
-            self.shortcut.reset_parameters()
+            reset_linear(self.shortcut)
         super().init_weights()  # an init_cfg of its own wins
 
     def forward(self, inputs: SparseFormerOutput) -> Tensor:
@@ -111,7 +111,7 @@ class LocationAwareHead(BaseDecodeHead):
         extents = inputs.map_extents
         x = self.attention(feature, inputs.tokens, inputs.rois, extents)
         if self.shortcut is not None:
-            x = x + self.shortcut(feature.to(self.shortcut.weight))
+            x = x + project(feature.to(x.dtype), self.shortcut)
         x = x.permute(0, 3, 1, 2)
         if extents is None:
             for conv in self.convs:

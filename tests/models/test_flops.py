@@ -76,7 +76,7 @@ def test_training_step(monkeypatch, fast):
 
 
 def test_training_step_of_linear_layers():
-    model = torch.nn.Sequential(ops.Linear(8, 16), ops.Linear(16, 4))
+    model = torch.nn.Sequential(ops.make_linear(8, 16), ops.make_linear(16, 4))
     x = torch.rand(2, 3, 8, requires_grad=True)
     forward = 2 * 6 * (8 * 16 + 16 * 4)
     assert count(model, x) == forward

@@ -79,6 +79,6 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
 
 def test_init_is_truncated_normal():
     torch.manual_seed(0)
-    layer = ops.Linear(300, 300)
+    layer = ops.make_linear(300, 300)
     assert abs(layer.weight.std().item() - 0.02) < 5e-4
     assert (layer.bias == 0).all()

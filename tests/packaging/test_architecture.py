@@ -42,7 +42,7 @@ def imported(path: Path) -> Set[str]:
 
 
 def part(name: str) -> str:
-    """The part of the house that 'sparseformer_mm.models.ops.Linear' belongs to."""
+    """The part of the house that 'sparseformer_mm.models.ops.linear' belongs to."""
     top, _, rest = name.partition('.')
     if top == 'tools':
         return 'tools'
