@@ -7,6 +7,9 @@ anything that changed there, and its wheel lacks the folder
 (``--amp`` on a CPU), its heads cannot count hits, since numpy has no such type. (Its
 transforms for skeletons, which numpy 2 breaks too, are not looked after.)
 
+Besides, its lists of videos are checked line by line as they are read (see
+``lists.py``); empty lines and a byte order mark are no hindrance.
+
 Importing this module cures that, in this process only, and only where needed: nothing
 on disk changes, and an mmaction2 without these faults is left alone. The tools of
 this package do so; elsewhere add
@@ -34,6 +37,8 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.utils import digit_version
+
+from .lists import check_video_dataset, read_lines
 
 _FIRST_REFUSED_MMCV = '2.2.0'
 _DRN = 'mmaction.models.localizers.drn'
@@ -144,6 +149,32 @@ def _mend_bfloat16() -> List[str]:
     return ['heads were taught bfloat16']
 
 
+def _check_lists() -> None:
+    """Have an error name the line of a list that cannot be meant."""
+    try:
+        from mmaction.datasets import rawframe_dataset, video_dataset
+    except (ImportError, AssertionError):
+        return  # whoever needs the data sets is told why there are none
+    if video_dataset.list_from_file is read_lines:
+        return
+
+    def check_first(load):
+        @functools.wraps(load)
+        def load_data_list(self):
+            check_video_dataset(self)
+            return load(self)
+
+        return load_data_list
+
+    for module, name in (
+        (video_dataset, 'VideoDataset'),
+        (rawframe_dataset, 'RawframeDataset'),
+    ):
+        module.list_from_file = read_lines
+        dataset = getattr(module, name)
+        dataset.load_data_list = check_first(dataset.load_data_list)
+
+
 def apply() -> List[str]:
     """Import mmaction and fill its gaps.
 
@@ -159,6 +190,7 @@ def apply() -> List[str]:
             name='mmaction',
         )
     done = _import_mmaction() + _fill_localizers() + _mend_hue() + _mend_bfloat16()
+    _check_lists()
     # One process speaks for those that share its work: the other ranks, and those it
     # starts itself as new interpreters, such as workers of data loaders.
     rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'

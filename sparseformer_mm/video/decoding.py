@@ -354,7 +354,7 @@ def explain(
         except (ImportError, UnsupportedVideo):
             continue
         try:
-            if reader.read([0]):
+            if reader.read([0, reader.total - 1]):
                 codec = f'codec {reader.codec}: ' if reader.codec else ''
                 return (
                     f'{decoder} cannot read {path} ({codec}{error}), but {other} can: '

@@ -18,7 +18,6 @@ pytest.importorskip(
 )
 av = pytest.importorskip('av')
 
-from mmaction.utils import register_all_modules  # noqa: E402
 
 from sparseformer_mm.video import ReadFrames  # noqa: E402
 from sparseformer_mm.video.decoding import UnsupportedVideo, open_video  # noqa: E402
@@ -50,18 +49,6 @@ CUTS = {
     'two parts': (Fraction(0), [(400, 200), (500, 1000)], [(200, 600), (1000, 1500)]),
     'pause': (Fraction(0), [(300, -1), (1800, 0)], [(0, 9999)]),
 }
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Whatever library an earlier test of this process was in."""
-    register_all_modules()
-
-
-@pytest.fixture(params=['pyav', 'decord', 'opencv'])
-def decoder(request):
-    pytest.importorskip(dict(pyav='av', opencv='cv2').get(request.param, 'decord'))
-    return request.param
 
 
 def see(path: str, decoder: str, indices=None) -> tuple:
