@@ -100,9 +100,7 @@ def test_the_configs_have_the_defaults():
         for name, task in tool.TASKS.items()
     }
     image = models['classification']
-    arch = image.arch
-    if isinstance(arch, str):
-        arch = SparseFormer.arch_settings[arch]
+    arch = resolve_arch(image.arch)
     for name in ('num_tokens', 'focusing_repeats', 'num_points'):
         assert arch[name] == tool.DEFAULTS[name]
     for name in ('stem', 'decoding', 'roi_init'):
