@@ -13,6 +13,7 @@
 # finished epoch.
 set -euo pipefail
 
+export SPARSEFORMER_CWD=${SPARSEFORMER_CWD:-$PWD}  # what a relative path is seen from
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case " $* " in *' -h '*|*' --help '*)
     sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' tools/quickstart.sh

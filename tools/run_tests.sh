@@ -11,6 +11,7 @@
 # a worker with one thread for each core, at most four.
 set -euo pipefail
 
+export SPARSEFORMER_CWD=${SPARSEFORMER_CWD:-$PWD}  # what a relative path is seen from
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 setup=()
 while [ $# -gt 0 ]; do

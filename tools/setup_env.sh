@@ -53,7 +53,9 @@ case $level in
 esac
 
 # ------------------------------------------- an interpreter the user names
+cwd=${SPARSEFORMER_CWD:-$PWD}  # of whoever called
 if [ -n "$interpreter" ]; then
+    case $interpreter in /*) ;; */*) interpreter=$cwd/$interpreter ;; esac
     interpreter=$(command -v "$interpreter") ||
         die "the interpreter named by --python or SPARSEFORMER_PYTHON does not exist"
     say "using $interpreter as it is; nothing will be installed"
@@ -67,6 +69,7 @@ fi
 pins=$root/tools/requirements/$stack.txt
 case $stack in openmmlab) venv=$root/.venv-openmmlab ;; *) venv=$root/.venv ;; esac
 venv=${SPARSEFORMER_VENV:-$venv}
+case $venv in /*) ;; *) venv=$cwd/$venv ;; esac
 python=$venv/bin/python
 
 # What the state of the environment depends on: the pins, this script, our

@@ -1,5 +1,5 @@
 """Training helpers on mmengine alone."""
 
-from .hooks import ConvertCheckpointHook, LossScaleHook
+from .hooks import AverageBatchNormHook, ConvertCheckpointHook, LossScaleHook
 
-__all__ = ['ConvertCheckpointHook', 'LossScaleHook']
+__all__ = ['AverageBatchNormHook', 'ConvertCheckpointHook', 'LossScaleHook']

@@ -2,9 +2,11 @@
 
 from typing import Optional
 
+from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.loading import convert_checkpoint
 from ..models.sampling import SparseSampling
@@ -92,3 +94,29 @@ class ConvertCheckpointHook(Hook):
         if state is not None:
             checkpoint.clear()
             checkpoint.update(state_dict=state, meta={})
+
+
+@HOOKS.register_module()
+class AverageBatchNormHook(Hook):
+    """Keep the running statistics of batch norms the same in all processes.
+
+    For processes on CPUs, which have no synchronised batch norm: each normalises by
+    the statistics of its own part of a batch, but they are validated and saved with the
+    mean of their running ones. The tools add it themselves.
+    """
+
+    priority = 'VERY_HIGH'  # before the EMA hook copies them
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Average; costs little beside the gradients, which are averaged too."""
+        if get_world_size() == 1:
+            return
+        buffers = [
+            buffer
+            for module in _unwrap(runner.model).modules()
+            if isinstance(module, _BatchNorm)
+            for buffer in module.buffers()
+            if buffer.is_floating_point()
+        ]
+        if buffers:
+            all_reduce_params(buffers, op='mean')

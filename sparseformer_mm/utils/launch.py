@@ -81,6 +81,12 @@ def prepare_config(args: Namespace) -> Config:
             cfg[name] = _loader_defaults(cfg, cfg[name], args)
     if args.launcher != 'none':
         _prepare_launcher(cfg, args.launcher)
+    elif int(os.environ.get('WORLD_SIZE', 1)) > 1 and 'RANK' in os.environ:
+        fail(
+            f'{os.environ["WORLD_SIZE"]} processes were started (by torchrun?), but '
+            'without --launcher pytorch each would do the whole work by itself, all '
+            f'in {cfg.work_dir}: add --launcher pytorch, or use tools/dist_train.sh'
+        )
     return cfg
 
 
@@ -115,7 +121,14 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
     torch.distributed.init_process_group('gloo')
     cfg.setdefault('env_cfg', ConfigDict())
     cfg.env_cfg.dist_cfg = ConfigDict(backend='gloo')
-    cfg.pop('sync_bn', None)  # such batch norms are for GPUs only
+    # Synchronised batch norms are for GPUs only.
+    cfg.pop('sync_bn', None)
+    if _without_sync_bn(cfg.get('model')):
+        announce('no GPU found: SyncBN of the model becomes BN')
+    cfg.custom_hooks = [
+        *(cfg.get('custom_hooks') or []),
+        dict(type='sparseformer_mm.AverageBatchNormHook'),
+    ]
     wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -123,6 +136,19 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
     )
     wrapper.device_ids = None
     cfg.model_wrapper_cfg = wrapper
+
+
+def _without_sync_bn(cfg) -> int:
+    """Turn SyncBN in a model's config, in place, into BN; says how many there were."""
+    if isinstance(cfg, (list, tuple)):
+        return sum(map(_without_sync_bn, cfg))
+    if not isinstance(cfg, dict):
+        return 0
+    count = sum(map(_without_sync_bn, cfg.values()))
+    if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
+        cfg['type'] = 'BN'
+        count += 1
+    return count
 
 
 def finish(args: Namespace) -> None:

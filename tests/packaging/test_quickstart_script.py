@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -50,7 +51,7 @@ class Checkout:
         self.python.write_text(FAKE_PYTHON.replace('REAL', sys.executable))
         self.python.chmod(0o755)
 
-    def run(self, *arguments: str, **environment: str):
+    def run(self, *arguments: str, cwd: Optional[Path] = None, **environment: str):
         kept = {
             key: value
             for key, value in os.environ.items()
@@ -60,6 +61,7 @@ class Checkout:
         done = subprocess.run(
             ['bash', str(self.root / 'tools/quickstart.sh'), *arguments],
             env={**kept, **environment},
+            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=60,
@@ -125,6 +127,18 @@ def test_a_named_interpreter_has_to_suit_the_task(checkout, task, library, by_op
         f'check_env.py --need {task}',
     ]
     assert sorted(path.name for path in checkout.root.iterdir()) == ['tools']
+
+
+@pytest.mark.parametrize('by_option', [True, False])
+def test_a_relative_interpreter_is_seen_from_the_callers_folder(checkout, by_option):
+    elsewhere = checkout.python.parent / 'elsewhere'
+    elsewhere.mkdir()
+    arguments, environment = (), dict(SPARSEFORMER_PYTHON='../python')
+    if by_option:
+        arguments, environment = ('--python', '../python'), {}
+    code, out, err = checkout.run(*arguments, cwd=elsewhere, **environment)
+    assert code == 0, err
+    assert checkout.calls('train.py')
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Processes of one training: started the right way, with the same batch norms."""
+
+import subprocess
+import sys
+from argparse import ArgumentParser
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from sparseformer_mm.utils.launch import (
+    _without_sync_bn,
+    add_common_arguments,
+    prepare_config,
+)
+
+
+def parse(*argv):
+    parser = ArgumentParser()
+    parser.add_argument('config')
+    add_common_arguments(parser)
+    return parser.parse_args([str(part) for part in argv])
+
+
+def test_processes_that_know_nothing_of_each_other_are_refused(tmp_path, monkeypatch):
+    config = tmp_path / 'plain.py'
+    config.write_text('model = dict(type="ToyModel")\n')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(SystemExit) as error:
+        prepare_config(parse(config))
+    assert '2 processes were started' in str(error.value)
+    assert 'add --launcher pytorch' in str(error.value)
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    assert prepare_config(parse(config)).work_dir == './work_dirs/plain'
+
+
+def test_sync_bn_of_a_model_becomes_bn():
+    model = Config(
+        dict(
+            backbone=dict(norm_cfg=dict(type='SyncBN', requires_grad=True)),
+            heads=[dict(norm_cfg=dict(type='BN')), dict(norm=dict(type='MMSyncBN'))],
+        )
+    )
+    assert _without_sync_bn(model._cfg_dict) == 2
+    assert model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
+    assert [model.heads[0].norm_cfg.type, model.heads[1].norm.type] == ['BN', 'BN']
+    assert _without_sync_bn(model._cfg_dict) == 0
+
+
+AVERAGE = """
+import sys
+import torch
+from sparseformer_mm.engine import AverageBatchNormHook
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group(
+    'gloo', init_method=f'file://{folder}/meeting', rank=rank, world_size=2
+)
+model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+with torch.no_grad():
+    model[0].running_mean += torch.tensor([1.0, 5.0]) * rank
+    model[0].running_var += rank
+    model[1].weight.fill_(rank)
+runner = type('Runner', (), dict(model=model))
+AverageBatchNormHook().after_train_iter(runner, 0)
+torch.save(model.state_dict(), f'{folder}/{rank}.pth')
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_batch_norms_have_the_mean_statistics_of_all_processes(tmp_path):
+    command = [sys.executable, '-W', 'ignore', '-c', AVERAGE]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    for rank in (0, 1):
+        state = torch.load(tmp_path / f'{rank}.pth')
+        assert state['0.running_mean'].tolist() == [0.5, 2.5]
+        assert state['0.running_var'].tolist() == [1.5, 1.5]
+        assert (state['1.weight'] == rank).all()  # the optimizer's affair
