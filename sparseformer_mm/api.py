@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from .models import SparseFormer, SparseFormerOutput
 from .models.arch import ARCHS
 from .models.arguments import check_count
-from .models.layouts import detect_layout, split_classifier, unwrap
+from .models.files import load_checkpoint
+from .models.layouts import CheckpointError, find_weights, split_classifier
 
 
 class SparseFormerClassifier(nn.Module):
@@ -141,10 +142,7 @@ def build(
             arch, 1000 if num_classes is None else num_classes, **kwargs
         )
     if not isinstance(checkpoint, Mapping):
-        # Here, since it takes mmengine's whole runner along.
-        from mmengine.runner.checkpoint import CheckpointLoader
-
-        checkpoint = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
+        checkpoint = load_checkpoint(str(checkpoint))
     weights, classifier = _split(checkpoint)
     if num_classes is None:
         if not classifier:
@@ -162,16 +160,15 @@ def build(
 
 def _split(checkpoint: Mapping) -> Tuple[dict, Dict[str, Tensor]]:
     """A file's backbone, as it is loaded; 'weight' and 'bias' of its classifier."""
-    weights, wrapper = unwrap(checkpoint)
-    layout, prefix = detect_layout(weights) or (None, '')
-    if layout is None:
-        raise ValueError(
+    weights = find_weights(checkpoint)
+    if not weights.layout:
+        raise CheckpointError(
             'the checkpoint holds no SparseFormer in a known layout; its keys begin '
-            f'with: {", ".join(list(map(str, weights))[:5])}'
+            f'with: {", ".join(list(map(str, weights.state))[:5])}'
         )
-    backbone, classifier = split_classifier(weights, layout, prefix)
-    if wrapper:
-        backbone = {wrapper: backbone}  # the backbone's report names it
+    backbone, classifier = split_classifier(weights)
+    if weights.wrapper:
+        backbone = {weights.wrapper: backbone}  # the backbone's report names it
     return backbone, classifier
 
 

@@ -8,6 +8,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.files import check_resumable
+from ..models.layouts import MARKERS
 from ..models.loading import convert_checkpoint
 from ..models.sampling import SparseSampling
 from ..registry import HOOKS
@@ -74,11 +76,14 @@ class LossScaleHook(Hook):
 
 @HOOKS.register_module()
 class ConvertCheckpointHook(Hook):
-    """Let ``load_from`` and ``tools/test.py`` take the authors' checkpoint files.
+    """Let ``load_from`` and ``tools/test.py`` take files under other names.
 
-    Their names (both layouts, wrapped or not, EMA or not) become this package's, and
-    their classifier goes to the library's linear head. Other files pass untouched.
-    (The backbone's ``init_cfg=dict(type='Pretrained')`` needs no hook.)
+    The authors' names (both layouts, wrapped or not, EMA or not) become this
+    package's, and their classifier goes to the library's linear head; prefixes that
+    Lightning or ``torch.compile`` put before a model's names are taken away; of
+    several copies the averaged one is loaded. Other files pass untouched, and so does
+    what a training is resumed from. (The backbone's
+    ``init_cfg=dict(type='Pretrained')`` needs no hook.)
 
     Example:
         >>> custom_hooks = [dict(type='sparseformer_mm.ConvertCheckpointHook')]
@@ -87,13 +92,25 @@ class ConvertCheckpointHook(Hook):
     priority = 'VERY_HIGH'  # before the EMA hook reads the weights
 
     def after_load_checkpoint(self, runner, checkpoint: dict):
-        """Replace a file of the authors, in place, by what the model expects."""
-        names = dict(_unwrap(runner.model).named_modules())
+        """Replace such a file's content, in place, by what the model expects.
+
+        Raises:
+            CheckpointError: if a training is to be resumed from mere weights, or for
+                a file of several models none of which is the average.
+        """
+        if getattr(runner, '_resume', False):
+            check_resumable(checkpoint)
+            return
+        model = _unwrap(runner.model)
+        if f'backbone.{MARKERS["mm"]}' not in model.state_dict():
+            return  # a model of another form, for instance of a teacher and a student
+        names = dict(model.named_modules())
         classifier = next((name for name in _CLASSIFIERS if name in names), None)
         state = convert_checkpoint(checkpoint, classifier)
         if state is not None:
+            meta = checkpoint.get('meta') or {}
             checkpoint.clear()
-            checkpoint.update(state_dict=state, meta={})
+            checkpoint.update(state_dict=state, meta=meta)
 
 
 @HOOKS.register_module()

@@ -16,40 +16,54 @@ from torch import Tensor
 
 from .layouts import (
     MARKERS,
-    detect_layout,
+    find_weights,
     inflate_state,
     to_mm,
     to_openmmlab,
+    to_whole_model,
     unexpected_keys,
-    unwrap,
 )
 
 
 def convert_checkpoint(
     checkpoint: Mapping, classifier: Optional[str] = None
 ) -> Optional[Dict[str, Tensor]]:
-    """Translate a file of the authors to the state dict of an OpenMMLab model.
+    """Translate a file of the authors, or of a wrapped model, to OpenMMLab's names.
 
     Args:
         checkpoint: the file's content, wrapped or not.
         classifier: see :func:`~.layouts.to_openmmlab`.
 
     Returns:
-        The state dict, or None if this is no file of the authors.
+        The state dict; None if there is nothing to translate, or a bare backbone.
+
+    Raises:
+        CheckpointError: see :func:`~.layouts.find_weights`.
     """
-    weights, wrapper = unwrap(checkpoint)
-    layout, prefix = detect_layout(weights) or ('mm', '')
+    weights = find_weights(checkpoint)
+    state, layout, prefix = weights.state, weights.layout, weights.prefix
     if layout == 'mm':
+        own_name = f'backbone.{MARKERS["mm"]}'
+        is_plain = own_name in checkpoint.get('state_dict', checkpoint)
+        is_plain &= weights.place in ('backbone.', 'state_dict.backbone.')
+        if is_plain or prefix == weights.root:
+            return None
+        result, unexpected = to_whole_model(weights, classifier or '')
+        origin = f'weights of the model under {weights.place!r}'
+    elif layout:
+        result = to_openmmlab(to_mm(state, layout, prefix), classifier)
+        unexpected = unexpected_keys(state, layout, prefix)
+        origin = f"checkpoint with the authors' {layout} names"
+        origin += f' under {weights.wrapper!r}' if weights.wrapper else ''
+    else:
         return None
-    unexpected = unexpected_keys(weights, layout, prefix)
     print_log(
-        f"SparseFormer: checkpoint with the authors' {layout} names"
-        f'{f" under {wrapper!r}" if wrapper else ""} translated'
+        f'SparseFormer: {origin} translated'
         f'{f"; unexpected keys: {_shorten(unexpected)}" if unexpected else ""}',
         logger='current',
         level=logging.WARNING if unexpected else logging.INFO,
     )
-    return to_openmmlab(to_mm(weights, layout, prefix), classifier)
+    return result
 
 
 def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
@@ -71,6 +85,7 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
             tokens or points does not explain, and for unexpected ones (a classifier,
             ``head.*``, may be there), unless ``model.allow_partial_load``; also if
             something would be re-initialised and ``model.allow_reinit`` is False.
+        CheckpointError: see :func:`~.layouts.find_weights`.
     """
     own = dict(model.state_dict())
     source, unexpected, origin = _find(state_dict, prefix)
@@ -143,18 +158,20 @@ def _find(
     }
     if MARKERS['mm'] in source:
         return source, [], ''
-    weights, wrapper = unwrap(state_dict)
-    layout, where = detect_layout(weights) or ('', '')
+    weights = find_weights(state_dict)
+    state, layout, where = weights.state, weights.layout, weights.prefix
     if not layout:
         return source, [], ''
-    source, unexpected, origin = to_mm(weights, layout, where), [], []
+    source, unexpected, origin = to_mm(state, layout, where), [], []
     if layout != 'mm':
-        unexpected = unexpected_keys(weights, layout, where)
+        unexpected = unexpected_keys(state, layout, where)
         origin.append(f"the authors' {layout} names")
-    if wrapper:
-        origin.append(f'under {wrapper!r}')
+    if weights.wrapper:
+        origin.append(f'under {weights.wrapper!r}')
     if where:
         origin.append(f'prefix {where!r}')
+    if weights.others:
+        origin.append(f'not the copy under {" or ".join(map(repr, weights.others))}')
     state_dict.clear()  # all that is here is ours, under other names
     return source, unexpected, ', '.join(origin)
 

@@ -1,10 +1,6 @@
 """Checkpoints for the command-line tools: complete, or an error with the cure."""
 
-import os
-import os.path as osp
-import pickle
 import warnings
-import zipfile
 from typing import Callable, Optional
 
 from mmengine.config import Config
@@ -13,6 +9,8 @@ from torch import nn
 
 from ..host import host_of
 from ..models import SparseFormer
+from ..models.files import check_file
+from ..models.layouts import CheckpointError
 from .errors import explain_errors, fail
 
 __all__ = ['check_checkpoint', 'does_not_fit', 'forbid_reinit', 'load_model']
@@ -22,19 +20,10 @@ def check_checkpoint(path: Optional[str]) -> None:
     """Complain about a missing or damaged checkpoint before work begins."""
     if path is None or '://' in path:
         return  # mmengine fetches URLs and reports on them
-    if not osp.isfile(path):
-        fail(f'there is no checkpoint file {path} (seen from {os.getcwd()})')
-    with open(path, 'rb') as file:
-        magic = file.read(2)
-    if magic == b'PK':
-        damaged = not zipfile.is_zipfile(path)  # its index is at the end
-    else:
-        damaged = magic[:1] != pickle.PROTO  # PyTorch's format before 1.6
-    if damaged:
-        fail(
-            f'{path} ({osp.getsize(path)} bytes) is cut off or no PyTorch '
-            'checkpoint at all: copy or download it again'
-        )
+    try:
+        check_file(path)
+    except (OSError, CheckpointError) as error:
+        fail(str(error))
 
 
 def forbid_reinit(model: nn.Module) -> None:

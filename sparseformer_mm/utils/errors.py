@@ -8,6 +8,8 @@ from typing import Iterator, NoReturn
 import mmengine
 import torch
 
+from ..models.layouts import CheckpointError
+
 __all__ = ['explain_errors', 'fail']
 
 
@@ -30,6 +32,8 @@ def explain_errors() -> Iterator[None]:
             'plain weights only). Use onedl-mmengine, or torch before 2.6, '
             'or, for a file you trust, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'
         )
+    except CheckpointError as error:
+        fail(str(error))
     except ValueError as error:
         # What mmengine's datasets say when nothing is left to train or test on.
         if 'need at least one array to concatenate' not in str(error):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers.scripts import load_tool, run_tool
+from helpers.small_model import small_model
 from sparseformer_mm import SparseFormer
 
 tool = load_tool('model_converters/showlab_to_mm')
@@ -52,11 +53,86 @@ def test_complaints(authors, tmp_path):
     output = convert(foreign, '--check', status=1)
     assert 'no SparseFormer' in output and 'layer1.conv1.weight' in output
 
-    cut = tmp_path / 'cut.pth'
-    cut.write_bytes(more.read_bytes()[:3000])
-    assert 'cannot be read' in convert(cut, '--check', status=1)
-    assert 'does not exist' in convert(tmp_path / 'no.pth', '--check', status=1)
     assert 'give DST, or --check' in convert(more, status=2)
+
+
+def test_a_file_with_more_is_written_when_allowed(authors, tmp_path):
+    more, out = tmp_path / 'more.pth', tmp_path / 'out.pth'
+    torch.save(dict(authors, **{'layers.0.novelty': torch.ones(1)}), more)
+    output = convert(more, out, status=1)
+    assert 'not converted: layers.0.novelty' in output and not out.exists()
+    assert '--allow-unknown leaves them out' in output
+    convert(more, out, '--allow-unknown')
+    assert len(torch.load(out)['state_dict']) == 82
+
+
+@pytest.mark.parametrize(
+    'prefix', ['', 'module.', '_orig_mod.', 'model.', 'model._orig_mod.']
+)
+@pytest.mark.parametrize('head', ['head.fc', 'cls_head.fc_cls', 'decode_head.conv_seg'])
+def test_from_mm_to_mm_every_tensor_is_kept(head, prefix, tmp_path):
+    state = {f'backbone.{k}': v for k, v in small_model().state_dict().items()}
+    state[f'{head}.weight'] = torch.rand(3, 24)
+    state['neck.convs.0.bn.running_mean'] = torch.rand(4)
+    src, dst = tmp_path / 'src.ckpt', tmp_path / 'dst.pth'
+    torch.save({'state_dict': {prefix + k: v for k, v in state.items()}}, src)
+    output = convert(src, dst)
+    assert f'{len(state)} of {len(state)} tensors known' in output
+    written = torch.load(dst)['state_dict']
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[key], state[key]) for key in state)
+    # The authors' layouts have no place for it: nothing is written.
+    output = convert(src, tmp_path / 'v1.pth', '--to', 'v1', status=1)
+    assert 'neck.convs.0.bn.running_mean' in output
+    assert not (tmp_path / 'v1.pth').exists()
+
+
+def test_a_compiled_or_bare_backbone_keeps_its_classifier(tmp_path):
+    model, head = small_model().state_dict(), torch.rand(3, 24)
+    compiled = {f'backbone._orig_mod.{key}': value for key, value in model.items()}
+    bare = {f'net.{key}': value for key, value in model.items()}
+    src, dst = tmp_path / 'src.pth', tmp_path / 'dst.pth'
+    for state, name in (
+        (dict(compiled, **{'head.fc.weight': head}), 'head.fc.weight'),
+        (dict(bare, **{'net.head.weight': head}), 'head.fc.weight'),
+    ):
+        torch.save(state, src)
+        convert(src, dst)
+        written = torch.load(dst)['state_dict']
+        assert torch.equal(written.pop(name), head)
+        assert written.keys() == {f'backbone.{key}' for key in model}
+    torch.save(dict(bare, **{'decoder.weight': head}), src)
+    output = convert(src, dst, status=1)
+    assert 'not known, so not converted: decoder.weight' in output
+
+
+def test_the_averaged_copy_is_taken_and_the_other_named(tmp_path):
+    state = {f'backbone.{k}': v for k, v in small_model().state_dict().items()}
+    state['head.fc.weight'] = torch.rand(3, 24)
+    both = {f'model.{key}': torch.zeros_like(value) for key, value in state.items()}
+    both.update({f'ema.module.{key}': value for key, value in state.items()})
+    src, dst = tmp_path / 'src.pth', tmp_path / 'dst.pth'
+    torch.save({'state_dict': both}, src)
+    output = convert(src, dst)
+    assert (
+        "left out: the other copy of the model, under 'state_dict.model.bac" in output
+    )
+    written = torch.load(dst)['state_dict']
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[key], state[key]) for key in state)
+
+
+def test_files_that_cannot_be_written(authors, tmp_path):
+    src = tmp_path / 'src.pth'
+    torch.save(authors, src)
+    before = src.read_bytes()
+    assert 'is SRC itself' in convert(src, src, status=1)
+    assert f'cannot write {tmp_path}: it is a folder' in convert(
+        src, tmp_path, status=1
+    )
+    output = convert(src, src / 'out.pth', status=1)
+    assert f'cannot write {src}/out.pth' in output
+    assert src.read_bytes() == before and list(tmp_path.iterdir()) == [src]
 
 
 def test_a_video_classifier_travels_too(video_v2, tmp_path):

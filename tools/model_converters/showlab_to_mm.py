@@ -5,31 +5,40 @@
     python tools/model_converters/showlab_to_mm.py SRC --check      # only report
 
 SRC may be in any of the three layouts (mm, v1: the authors' training code, v2: their
-later library), wrapped or not; of several copies the averaged (EMA) one is taken.
-mm files hold a model of mmpretrain (``backbone.*``, ``head.fc.*``) or, for videos, of
-mmaction2 (``backbone.*``, ``cls_head.fc_cls.*``).
+later library), wrapped or not, or a safetensors file; of several copies the averaged
+(EMA) one is taken. From mm to mm every tensor of the model is kept, its neck and head
+too, and prefixes such as ``module.``, ``_orig_mod.`` or Lightning's ``model.`` are
+taken away. The authors' files become those of a model of mmpretrain (``backbone.*``,
+``head.fc.*``) or, for videos, of mmaction2 (``backbone.*``, ``cls_head.fc_cls.*``).
+
+Nothing is written if SRC has tensors without a place in DST; they are listed.
 """
 
 import argparse
 import hashlib
+import os
 import re
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
-from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
+from sparseformer_mm.models.files import read_checkpoint
 from sparseformer_mm.models.layouts import (
-    detect_layout,
+    CheckpointError,
+    Weights,
+    find_weights,
     from_mm,
+    split_classifier,
     to_mm,
     to_openmmlab,
+    to_whole_model,
     unexpected_keys,
-    unwrap,
 )
+from sparseformer_mm.utils.errors import fail
+from sparseformer_mm.utils.outputs import check_writable, replacing
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -44,8 +53,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--check',
         action='store_true',
-        help='run the names through every layout and back, and report; with DST, '
-        'before writing',
+        help="run the backbone's and classifier's names through every layout and back, "
+        'and report; with DST, before writing',
+    )
+    parser.add_argument(
+        '--allow-unknown',
+        action='store_true',
+        help='leave out what has no place in DST instead of stopping',
     )
     parser.add_argument(
         '--unsafe',
@@ -59,21 +73,23 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def read(path: str, unsafe: bool) -> dict:
+def read(path: str, unsafe: bool) -> Weights:
+    """Find the weights in a file of any layout."""
     try:
-        if unsafe:
-            return torch.load(path, map_location='cpu', weights_only=False)
-        # mmengine's own training checkpoints hold harmless records beside tensors.
-        harmless = getattr(mmengine_checkpoint, 'get_torch_safe_globals', list)()
-        allow = getattr(torch.serialization, 'safe_globals', lambda _: nullcontext())
-        with allow(harmless):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        sys.exit(f'{path} does not exist')
+        weights = find_weights(read_checkpoint(path, 'cpu', safe=not unsafe))
+    except (OSError, CheckpointError) as error:
+        fail(str(error))
     except Exception as error:
         cure = '. If you trust the file, add --unsafe: it may hold more than tensors'
         first_line = re.sub(r'\x1b\[\d*m', '', str(error)).strip().split('\n')[0]
-        sys.exit(f'{path} cannot be read: {first_line}{"" if unsafe else cure}')
+        fail(f'{path} cannot be read: {first_line}{"" if unsafe else cure}')
+    if not weights.layout:
+        keys = ', '.join(list(map(str, weights.state))[:5])
+        fail(
+            f'{path} holds no SparseFormer in a known layout; its keys begin with: '
+            f'{keys}'
+        )
+    return weights
 
 
 def classifier_name(state: Dict[str, Tensor]) -> str:
@@ -82,50 +98,25 @@ def classifier_name(state: Dict[str, Tensor]) -> str:
     return 'cls_head.fc_cls' if is_video else 'head.fc'
 
 
-def load(path: str, unsafe: bool) -> Tuple[Dict[str, Tensor], List[str]]:
-    """Read a file of any layout.
+def split(weights: Weights) -> Tuple[Dict[str, Tensor], List[str]]:
+    """What every layout has a place for.
 
     Returns:
-        The backbone and ``head.*`` under mm names, and the names in the file that are
-        not among them.
+        The backbone and its classifier, ``head.*``, under mm names; names in the file
+        that are not among them.
     """
-    weights, wrapper = unwrap(read(path, unsafe))
-    detected = detect_layout(weights)
-    if detected is None:
-        keys = ', '.join(list(map(str, weights))[:5])
-        sys.exit(
-            f'{path} holds no SparseFormer in a known layout; its keys begin with: '
-            f'{keys}'
-        )
-    layout, prefix = detected
-    state = to_mm(weights, layout, prefix)
-    if layout == 'mm':
-        head = f'{classifier_name(state)}.'
-        state.update(
-            (f'head.{key[len(head) :]}', value)
-            for key, value in weights.items()
-            if key.startswith(head)
-        )
-        known = {prefix + key for key in state if not key.startswith('head.')}
-        known |= {
-            head + key[len('head.') :] for key in state if key.startswith('head.')
-        }
-        unknown = [str(key) for key in weights if key not in known]
-    else:
-        unknown = unexpected_keys(weights, layout, prefix)
-    where = f' under {wrapper!r}' if wrapper else ''
-    print(
-        f'{path}: layout {layout}{where}, {len(weights) - len(unknown)} of '
-        f'{len(weights)} tensors known'
-    )
-    return state, unknown
+    if weights.layout != 'mm':
+        state = to_mm(weights.state, weights.layout, weights.prefix)
+        return state, unexpected_keys(weights.state, weights.layout, weights.prefix)
+    rest, classifier = split_classifier(weights)
+    state = to_mm(rest, 'mm', weights.prefix)
+    state.update((f'head.{name}', value) for name, value in classifier.items())
+    return state, [key for key in rest if not key.startswith(weights.prefix)]
 
 
-def check(state: Dict[str, Tensor], unknown: Sequence[str]) -> bool:
+def check(state: Dict[str, Tensor]) -> bool:
     """Run every layout there and back; True if no tensor is missing or changed."""
-    fine = not unknown
-    if unknown:
-        print(f'  not known, so not converted: {", ".join(unknown)}')
+    fine = True
     for target in ('v1', 'v2'):
         back = to_mm(from_mm(state, target), target)
         missing = sorted(set(state) - set(back))
@@ -145,23 +136,51 @@ def check(state: Dict[str, Tensor], unknown: Sequence[str]) -> bool:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    state, unknown = load(args.src, args.unsafe)
+    weights = read(args.src, args.unsafe)
+    if args.dst is not None:
+        check_writable(args.dst)
+        if Path(args.dst).exists() and os.path.samefile(args.src, args.dst):
+            fail(f'{args.dst} is SRC itself, which would be lost: name another DST')
+    state, unknown = split(weights)
+    surplus = unknown  # of all layouts; a file from mm to mm keeps its head
+    if args.to == 'mm' and weights.layout == 'mm' and args.dst is not None:
+        result, unknown = to_whole_model(weights, classifier_name(state))
+    total = len(weights.state)
+    print(
+        f'{args.src}: layout {weights.layout}'
+        f'{f" under {weights.wrapper!r}" if weights.wrapper else ""}'
+        f'{f", prefix {weights.root!r}" if weights.root else ""}, '
+        f'{total - len(unknown)} of {total} tensors known'
+    )
+    for other in weights.others:
+        print(f'  left out: the other copy of the model, under {other!r}')
+    if unknown:
+        print(f'  not known, so not converted: {", ".join(unknown)}')
     try:
         if args.check:
-            fine = check(state, unknown)
+            if surplus != unknown:
+                print(f"  not in the authors' layouts: {', '.join(surplus)}")
+            fine = check(state) and not surplus
             print('check passed' if fine else 'check FAILED')
             if not fine:
                 sys.exit(1)
         if args.dst is None:
             return
-        if args.to == 'mm':
-            result = dict(state_dict=to_openmmlab(state, classifier_name(state)))
+        if unknown and not args.allow_unknown:
+            fail(
+                f'{args.dst} is not written, since tensors would be lost; '
+                '--allow-unknown leaves them out'
+            )
+        if args.to != 'mm':
+            content = dict(model=from_mm(state, args.to))
+        elif weights.layout == 'mm':
+            content = dict(state_dict=result)
         else:
-            result = dict(model=from_mm(state, args.to))
+            content = dict(state_dict=to_openmmlab(state, classifier_name(state)))
     except KeyError as error:
-        sys.exit(f'{args.src}: {error.args[0]}')
-    Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(result, args.dst)
+        fail(f'{args.src}: {error.args[0]}')
+    with replacing(args.dst) as file:
+        torch.save(content, file)
     digest = hashlib.sha256(Path(args.dst).read_bytes()).hexdigest()
     print(f'{args.dst}: written with {args.to} names, sha256 {digest[:8]}')
 
