@@ -122,10 +122,18 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
 def test_damaged_checkpoints(inside):
     folder, _ = inside
     whole = (folder / CHECKPOINT).read_bytes()
-    for content in (whole[: len(whole) // 2], b'', b'<html>404</html>'):
+    for content, said in (
+        (whole[: len(whole) // 2], 'is cut off'),
+        (b'', 'is empty'),
+        (b'<html>404</html>', 'is a web page'),
+    ):
         (folder / 'cut.pth').write_bytes(content)
-        error = fail(TEST, 'toy.py', 'cut.pth')
-        assert 'cut.pth' in error and 'cut off or no PyTorch checkpoint' in error
+        for tool, argv in ((TEST, ['cut.pth']), (TRAIN, ['--resume', 'cut.pth'])):
+            error = fail(tool, 'toy.py', *argv)
+            assert error.startswith('error: cut.pth (') and said in error
+    # What only reading tells.
+    torch.save([torch.ones(2)], folder / 'list.pth')
+    assert 'list.pth: holds a list, not weights' in fail(TEST, 'toy.py', 'list.pth')
 
 
 def test_config_errors(inside, monkeypatch):
