@@ -15,7 +15,7 @@ pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 from mmengine.config import Config  # noqa: E402
 
 from helpers.scripts import ROOT, load_tool, run_tool  # noqa: E402
-from sparseformer_mm import SparseFormer  # noqa: E402
+from sparseformer_mm.models.arch import resolve_arch  # noqa: E402
 
 pytestmark = pytest.mark.mmpretrain
 tool = load_tool('analysis_tools/run_ablations')
