@@ -9,6 +9,12 @@ from helpers.golden import Golden
 from sparseformer_mm.host import LIBRARIES
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: no worker has one left when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def library(request):
     """The scope of the library that a test is marked with, whatever an earlier test of

@@ -41,8 +41,10 @@ cores=$("$python" -c 'import os; print(min(os.cpu_count() or 1, 4))')
 workers=${WORKERS:-$cores}
 if [ "$workers" -gt 1 ]; then
     # The threads of two workers would only wait for each other. Tests of one
-    # file share what its fixtures made, so they stay together.
+    # file share what its fixtures made, so they stay together; files come in
+    # the order of tests/conftest.py, slow ones first.
     export OMP_NUM_THREADS=1
-    exec "$python" -m pytest -n "$workers" --dist loadfile "$@"
+    exec "$python" -m pytest -n "$workers" --dist loadfile \
+        --no-loadscope-reorder "$@"
 fi
 exec "$python" -m pytest "$@"
