@@ -1,4 +1,5 @@
 import logging
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -16,13 +17,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def library(request):
-    """The scope of the library that a test is marked with, whatever an earlier test of
-    this process was in."""
+def library(request, monkeypatch):
+    """The scope of the library that a test is marked with, or none, whatever an earlier
+    test of this process was in."""
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     marked = [name for name in LIBRARIES if request.node.get_closest_marker(name)]
-    scope = marked[0] if len(marked) == 1 else 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
-        yield
+    if len(marked) == 1:
+        DefaultScope.get_instance('test', scope_name=marked[0])
 
 
 @pytest.fixture(scope='session')
