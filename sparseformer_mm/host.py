@@ -9,6 +9,7 @@ name of a library or class.
 import copy
 import importlib
 import importlib.util
+from types import ModuleType
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
@@ -97,6 +98,8 @@ class Host:
     loader_defaults: Dict[str, Any] = {}
     #: Whether the pipelines load RGB, not BGR.
     loads_rgb = False
+    #: What :class:`.CheckDatasetHook` asks of models and data sets.
+    checks: Optional[ModuleType] = None
     #: Type of the metric that dumps predictions.
     dump_metric = 'DumpResults'
     drawing: Optional[Drawing] = None

@@ -13,8 +13,8 @@ default_hooks = dict(
         rule='greater',
     ),
     visualization=dict(type='DetVisualizationHook', draw=False),
-    # Stops before training on annotations that lack a class or all boxes.
-    check_dataset=dict(type='sparseformer_mm.detection.CheckDatasetHook'),
+    # Stops before training on annotations or pictures that cannot be meant.
+    check_dataset=dict(type='sparseformer_mm.CheckDatasetHook'),
     # Tells the sampling's gradient limit the loss scale of --amp.
     loss_scale=dict(type='sparseformer_mm.LossScaleHook'),
     # Lets `load_from` take the authors' checkpoint files.

@@ -18,6 +18,8 @@ default_hooks = dict(
         rule='greater',
     ),
     visualization=dict(type='VisualizationHook', enable=False),
+    # Stops before training on labels or clips that cannot be meant.
+    check_dataset=dict(type='sparseformer_mm.CheckDatasetHook'),
     # Tells the sampling's gradient limit the loss scale of --amp.
     loss_scale=dict(type='sparseformer_mm.LossScaleHook'),
     # Lets `load_from` and tools/test.py take the authors' checkpoint files.

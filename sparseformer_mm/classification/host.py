@@ -7,11 +7,13 @@ from mmpretrain.apis import get_model
 from torch import nn
 
 from ..host import Drawing, Host
+from . import checks
 
 
 class ClassificationHost(Host):
     scope = 'mmpretrain'
     task = 'classification'
+    checks = checks
     loader_defaults = dict(
         collate_fn=ConfigDict(type='default_collate'),
         pin_memory=True,

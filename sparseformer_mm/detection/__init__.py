@@ -2,6 +2,5 @@
 
 from .detector import SparseFormerDetector
 from .head import SparseFormerHead
-from .hooks import CheckDatasetHook
 
-__all__ = ['CheckDatasetHook', 'SparseFormerDetector', 'SparseFormerHead']
+__all__ = ['SparseFormerDetector', 'SparseFormerHead']

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..host import Drawing, Host
 from ..models.rois import rois_to_corners
+from . import checks
 from .head import SparseFormerHead
 
 
@@ -19,6 +20,7 @@ class DetectionHost(Host):
 
     scope = 'mmdet'
     task = 'detection'
+    checks = checks
     dump_metric = 'DumpDetResults'
     drawing = Drawing(
         'DetVisualizationHook', 'draw', 'DetLocalVisualizer', 'test_out_dir', views=True

@@ -1,5 +1,11 @@
 """Training helpers on mmengine alone."""
 
+from .check_dataset import CheckDatasetHook
 from .hooks import AverageBatchNormHook, ConvertCheckpointHook, LossScaleHook
 
-__all__ = ['AverageBatchNormHook', 'ConvertCheckpointHook', 'LossScaleHook']
+__all__ = [
+    'AverageBatchNormHook',
+    'CheckDatasetHook',
+    'ConvertCheckpointHook',
+    'LossScaleHook',
+]

@@ -18,7 +18,7 @@ from ..registry import HOOKS
 _CLASSIFIERS = ('head.fc', 'cls_head.fc_cls')
 
 
-def _unwrap(model):
+def unwrap_model(model):
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
@@ -49,7 +49,7 @@ class LossScaleHook(Hook):
         scale = self._loss_scale(runner.optim_wrapper)
         if scale is None:
             return
-        for module in _unwrap(runner.model).modules():
+        for module in unwrap_model(runner.model).modules():
             if isinstance(module, SparseSampling):
                 module.set_loss_scale(scale)
 
@@ -101,7 +101,7 @@ class ConvertCheckpointHook(Hook):
         if getattr(runner, '_resume', False):
             check_resumable(checkpoint)
             return
-        model = _unwrap(runner.model)
+        model = unwrap_model(runner.model)
         if f'backbone.{MARKERS["mm"]}' not in model.state_dict():
             return  # a model of another form, for instance of a teacher and a student
         names = dict(model.named_modules())
@@ -130,7 +130,7 @@ class AverageBatchNormHook(Hook):
             return
         buffers = [
             buffer
-            for module in _unwrap(runner.model).modules()
+            for module in unwrap_model(runner.model).modules()
             if isinstance(module, _BatchNorm)
             for buffer in module.buffers()
             if buffer.is_floating_point()

@@ -1,6 +1,6 @@
 """A decode head on latent tokens (paper, appendix A.2)."""
 
-from typing import List, Optional
+from typing import Optional
 
 import torch.nn as nn
 from mmcv.cnn import ConvModule
@@ -9,10 +9,12 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor
 
+from ..engine.problems import DatasetError
 from ..models.location_attention import LocationAwareAttention
 from ..models.ops import make_linear, project, reset_linear
 from ..models.padding import inside_images, repeat_edges
 from ..models.tokens import SparseFormerOutput
+from .checks import Labels, check_batch
 
 # Reading labels back from a GPU makes it wait: done for the first batches only.
 _CHECKED_BATCHES = 20
@@ -126,11 +128,12 @@ class LocationAwareHead(BaseDecodeHead):
         """mmseg's losses, after a look at the labels.
 
         Raises:
-            ValueError: if a label is neither a class nor ``ignore_index``. On a GPU
-                only the first batches are looked at; later ones end in torch's
+            DatasetError: a ValueError, if a label is neither a class nor
+                ``ignore_index``. On a GPU only the first batches are looked at
+                (:class:`.CheckDatasetHook` looks at all); later ones end in torch's
                 device-side assert.
         """
-        self._check_labels([sample.gt_sem_seg.data for sample in batch_data_samples])
+        self._check_labels(batch_data_samples)
         return super().loss_by_feat(seg_logits, batch_data_samples)
 
     def _check_inputs(self, inputs):
@@ -158,28 +161,10 @@ class LocationAwareHead(BaseDecodeHead):
                 f"stem's map: set it to the backbone's feat_channels, {channels}"
             )
 
-    def _check_labels(self, labels: List[Tensor]):
-        if labels[0].device.type != 'cpu':
+    def _check_labels(self, batch_data_samples: SampleList) -> None:
+        if batch_data_samples[0].gt_sem_seg.data.device.type != 'cpu':
             if self._batches >= _CHECKED_BATCHES:
                 return
             self._batches += 1
-        for label in labels:
-            if label.dim() != 3 or label.shape[0] != 1:
-                raise ValueError(
-                    f'masks must have one channel of class numbers, got a label of '
-                    f'shape {tuple(label.shape)}: convert colour pictures'
-                )
-            wrong = (label < 0) | (label >= self.num_classes)
-            if self.ignore_index is not None:
-                wrong &= label != self.ignore_index
-            if wrong.any():
-                values = label[wrong].unique().tolist()
-                shown = ', '.join(map(str, values[:10]))
-                more = f' and {len(values) - 10} more' if len(values) > 10 else ''
-                raise ValueError(
-                    f'masks hold the labels {shown}{more}, but num_classes='
-                    f'{self.num_classes} allows 0 to {self.num_classes - 1} and '
-                    f'ignore_index={self.ignore_index}: correct num_classes of the '
-                    'head, set reduce_zero_label=True on the dataset and '
-                    'LoadAnnotations if label 0 means unlabelled, or set ignore_index'
-                )
+        for problem in check_batch(batch_data_samples, Labels.of(self)):
+            raise DatasetError(problem.message)

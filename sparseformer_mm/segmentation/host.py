@@ -9,11 +9,13 @@ from mmseg.apis import init_model
 from torch import Tensor, nn
 
 from ..host import Drawing, Host
+from . import checks
 
 
 class SegmentationHost(Host):
     scope = 'mmseg'
     task = 'segmentation'
+    checks = checks
     drawing = Drawing(
         'SegVisualizationHook', 'draw', 'SegLocalVisualizer', None, views=True
     )

@@ -1,13 +1,13 @@
 """How a command-line tool ends when something is wrong: in one line with the cure."""
 
 import pickle
-import re
 from contextlib import contextmanager
 from typing import Iterator, NoReturn
 
 import mmengine
 import torch
 
+from ..engine.data_errors import explain_data_error
 from ..models.layouts import CheckpointError
 
 __all__ = ['explain_errors', 'fail']
@@ -34,21 +34,11 @@ def explain_errors() -> Iterator[None]:
         )
     except CheckpointError as error:
         fail(str(error))
-    except ValueError as error:
-        # What mmengine's datasets say when nothing is left to train or test on.
-        if 'need at least one array to concatenate' not in str(error):
+    except Exception as error:
+        message = explain_data_error(error)
+        if message is None:
             raise
-        fail(
-            'a data set of the config has no picture: check that its ann_file lists '
-            'images and, with filter_cfg, that they have boxes of the classes in '
-            'metainfo, or (mmseg) that img_path holds files that end in img_suffix'
-        )
-    except AssertionError as error:
-        # mmcv's loaders name the file at the end of a long traceback.
-        match = re.search(r'failed to load image: (.*)', str(error))
-        if match is None:
-            raise
-        fail(f'{match[1]} is no image that can be decoded: replace or remove it')
+        fail(message)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

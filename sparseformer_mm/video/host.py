@@ -9,11 +9,13 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..host import Drawing, Host
+from . import checks
 
 
 class VideoHost(Host):
     scope = 'mmaction'
     task = 'video'
+    checks = checks
     loads_rgb = True
     drawing = Drawing(
         'VisualizationHook', 'enable', 'ActionVisualizer', 'out_dir', views=False

@@ -12,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..engine.hooks import _unwrap
+from ..engine.hooks import unwrap_model
 from ..models.tokens import StageRecord
 from ..registry import HOOKS
 from .density import BANDWIDTH
@@ -142,7 +142,7 @@ class FocusHook(Hook):
                 'may share its weights out over several: remove the hook, or train '
                 'with MMDistributedDataParallel'
             )
-        backbone_of(_unwrap(model))
+        backbone_of(unwrap_model(model))
         if runner.val_loop is None:
             raise ValueError(
                 'FocusHook takes its samples from the validation set, and there is '
@@ -187,7 +187,7 @@ def _current_model(runner) -> nn.Module:
             average = hook.ema_model
             if int(average.steps):  # before, it may not even be initialised
                 return average.module
-    return _unwrap(runner.model)
+    return unwrap_model(runner.model)
 
 
 # ---------------------------------------------------------------- numbers, pictures

@@ -2,15 +2,14 @@
 
 import copy
 import json
-import random
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..engine.datasets import own_randomness
 from ..models.padding import PaddingAware, valid_shapes_of
 from ..models.sparseformer import SparseFormer
 from ..models.tokens import StageRecord
@@ -136,21 +135,6 @@ def _own_boxes(info: dict) -> Optional[list]:
     if 'instances' not in info or len(instances) < len(info['instances']):
         return None
     return [item['bbox'] for item in instances if not item.get('ignore_flag')]
-
-
-@contextmanager
-def own_randomness() -> Iterator[None]:
-    """Let pipelines draw the same random numbers every time, and nobody else's."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(0)
-    np.random.seed(0)
-    torch.default_generator.manual_seed(0)  # CPU only, where pipelines run
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def backbone_of(model: nn.Module) -> SparseFormer:

@@ -179,10 +179,13 @@ def make_imagenet(root: Path, in21k: bool) -> None:
             name = f'{folder}/{folder}_17.JPEG'
             write_image(root / split / name, 61 + label, 83)
             lines.append(f'{name} {label}')
-        # ImageNet-21K's validation images have no list: folders only.
         if split == 'train' or not in21k:
             (root / 'meta').mkdir(exist_ok=True)
             (root / 'meta' / f'{split}.txt').write_text('\n'.join(lines))
+            continue
+        # ImageNet-21K's validation images have no list: one folder for each class.
+        for label in range(10450 - 2):
+            (root / split / f'n{label + 2_000_000:08}').mkdir()
 
 
 def make_class_folders(root: Path, classes: int, suffix: str) -> None:

@@ -82,12 +82,6 @@ def test_schedule_is_detrs(name):
     assert cfg.auto_scale_lr.base_batch_size == 64
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *SMALL])
-def test_annotations_are_checked(name):
-    hooks = [hook.type for hook in load(name).default_hooks.values()]
-    assert 'sparseformer_mm.detection.CheckDatasetHook' in hooks
-
-
 @pytest.mark.parametrize('name', RECIPES)
 def test_augmentation_is_detrs(name):
     cfg = load(name)

@@ -1,0 +1,194 @@
+"""What can be wrong with the data of a detector."""
+
+import math
+from typing import Iterator, List, Optional, Sequence, Set
+
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
+from mmengine.fileio import get
+from torch import nn
+
+from ..engine.datasets import data_infos, find_step, pick, source_of
+from ..engine.pictures import check_pictures, orientation, turns_by_exif
+from ..engine.problems import (
+    Problem,
+    Use,
+    check_num_classes,
+    class_names,
+    some,
+    unseen_classes,
+)
+from .coco import check_coco, check_structure, read_annotations
+
+
+def check_model(model: nn.Module) -> Iterator[Problem]:
+    """Nothing: detectors have a class more, for no object."""
+    return iter(())
+
+
+def _head(model: Optional[nn.Module]) -> Optional[nn.Module]:
+    """The head that names classes; the last one of a cascade."""
+    owner = getattr(model, 'roi_head', model)
+    head = getattr(owner, 'bbox_head', None)
+    return head[-1] if isinstance(head, nn.ModuleList) else head
+
+
+def check_dataset(dataset, use: Use) -> Iterator[Problem]:
+    """Annotations and pictures of a data set of mmdet."""
+    source, classes = source_of(dataset), class_names(dataset)
+    is_coco = isinstance(dataset, CocoDataset) and dataset.COCOAPI is COCO
+    content = read_annotations(dataset) if is_coco else None
+    if is_coco and not any('segments_info' in x for x in content['annotations']):
+        yield from check_coco(content, source, classes, use)
+    del content
+    yield from check_num_classes(_head(use.model), 'bbox_head', classes, source)
+    boxes, ids, files = Boxes(), [], {}
+    for index, info in enumerate(data_infos(dataset)):
+        boxes.add(info.get('instances', ()))
+        ids.append(info.get('img_id'))
+        if isinstance(info.get('img_path'), str):
+            files.setdefault(info['img_path'], index)
+    yield from boxes.check(source, classes, use)
+    yield from check_metrics(ids, source, use)
+    loader = find_step(dataset, 'LoadImage')
+    yield from check_pictures(files, 'pictures', dataset, use, loader)
+    yield from check_sizes(dataset, use, loader)
+
+
+def check_annotations(dataset) -> Iterator[Problem]:
+    """What keeps mmdet from reading a file; for a data set not yet built."""
+    if not isinstance(dataset, CocoDataset):
+        return
+    file = dataset.ann_file
+    try:
+        content = read_annotations(dataset)
+    except (ValueError, UnicodeDecodeError) as error:
+        yield Problem(
+            f'{file} is no complete JSON file ({error}): export or copy it again'
+        )
+        return
+    yield from check_structure(content, file)
+
+
+class Boxes:
+    """What mmdet has made of the annotations, from whatever format, in one pass."""
+
+    def __init__(self) -> None:
+        self.count = self.crowds = 0
+        self.labels: Set[int] = set()
+        self.wild: List[list] = []
+
+    def add(self, instances: Sequence[dict]) -> None:
+        """Count the boxes of one picture."""
+        for instance in instances:
+            self.count += 1
+            if instance.get('ignore_flag'):
+                self.crowds += 1
+                continue
+            self.labels.add(instance['bbox_label'])
+            if not all(map(math.isfinite, instance.get('bbox', ()))):
+                self.wild.append(instance['bbox'])
+
+    def check(self, source: str, classes, use: Use) -> Iterator[Problem]:
+        """Nothing to learn from, boxes without end, labels beyond the classes."""
+        if self.count == self.crowds:
+            what = 'no box'
+            if self.crowds:
+                what = f'only boxes of crowds ({self.crowds:,})'
+            cure = (
+                'crowds ("iscrowd": 1) are neither learnt nor scored; set it to 0'
+                if self.crowds
+                else 'check the category_id, image_id and bbox (x, y, width, height '
+                'in pixels) of its annotations'
+            )
+            yield Problem(
+                f'{source} has {what} of the classes {list(classes or ())} inside an '
+                f'image: {cure}',
+                fatal=use.split == 'train',
+            )
+            return
+        if self.wild:
+            yield Problem(
+                f'{source}: {len(self.wild):,} boxes are infinite or NaN, for instance '
+                f'{self.wild[0]} (x1, y1, x2, y2): correct or delete them'
+            )
+        if classes is None or isinstance(classes, str):
+            return
+        beyond = sorted(x for x in self.labels if not 0 <= x < len(classes))
+        if beyond:
+            yield Problem(
+                f'{source}: boxes have the labels {some(beyond)}, but there are '
+                f'{len(classes)} classes: compare its categories with '
+                'metainfo=dict(classes=(...))'
+            )
+        unseen = sorted(set(range(len(classes))) - self.labels)
+        if unseen:
+            yield Problem(unseen_classes(unseen, classes, source), fatal=False)
+
+
+def check_metrics(ids: Sequence, source: str, use: Use) -> Iterator[Problem]:
+    """A metric that scores against the annotations of other pictures."""
+    for metric in use.metrics:
+        api = getattr(metric, '_coco_api', None)
+        if api is None:
+            continue
+        unknown = [i for i in ids if i not in api.imgs]
+        if unknown:
+            yield Problem(
+                f'the ann_file of {use.split}_evaluator does not have '
+                f'{len(unknown):,} of the {len(ids):,} images of {source}, for '
+                f'instance the id {unknown[0]!r}: give it the ann_file of '
+                f'{use.split}_dataloader'
+            )
+        elif len(api.imgs) > len(set(ids)):
+            yield Problem(
+                f'the ann_file of {use.split}_evaluator has {len(api.imgs):,} images, '
+                f'{source} gives {len(set(ids)):,} of them: all boxes of the others '
+                'count as missed. Give both the same file, and the data set no indices',
+                fatal=False,
+            )
+
+
+def check_sizes(dataset, use: Use, loader) -> Iterator[Problem]:
+    """Pictures of another size than their annotations say, or turned by EXIF."""
+    if loader is None:
+        return
+    source, differing, turned = source_of(dataset), [], []
+    for index in pick(len(dataset), use.sample, use.seed):
+        info = dataset.get_data_info(index)
+        if not info.get('width') or not info.get('height'):
+            continue
+        said = (info['height'], info['width'])
+        try:
+            height, width = loader(dict(info))['img'].shape[:2]
+            content = get(info['img_path'], getattr(loader, 'backend_args', None))
+        except Exception:
+            continue  # reported as a picture that cannot be read
+        exif = orientation(content) if turns_by_exif(loader) else 1
+        name = info['img_path']
+        if (height, width) == said:
+            if exif in (2, 3, 4) or (exif > 4 and height == width):
+                turned.append(f'{name} (EXIF orientation {exif})')
+        elif exif > 4 and (width, height) == said:
+            differing.append(
+                f'{name} is {width} x {height} once it is turned as its EXIF says, '
+                f'its annotation {said[1]} x {said[0]}'
+            )
+        else:
+            differing.append(
+                f'{name} is {width} x {height}, its annotation says '
+                f'{said[1]} x {said[0]}'
+            )
+    if differing:
+        yield Problem(
+            f'{source}: {some(differing, 2)}, so boxes lie elsewhere. Save the '
+            'pictures upright and in the size that was annotated (or, for EXIF only, '
+            "set color_type='color_ignore_orientation' of LoadImageFromFile)"
+        )
+    if turned:
+        yield Problem(
+            f'{source}: {some(turned, 2)} are turned when they are loaded. If the '
+            "boxes do not fit then, set color_type='color_ignore_orientation' of "
+            'LoadImageFromFile, or save the pictures upright',
+            fatal=False,
+        )
