@@ -8,6 +8,7 @@ its library with it.
 """
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
@@ -24,6 +25,13 @@ HOOKS = Registry(
     parent=MMENGINE_HOOKS,
     scope='sparseformer_mm',
     locations=['sparseformer_mm.engine'],
+)
+
+METRICS = Registry(
+    'metric',
+    parent=MMENGINE_METRICS,
+    scope='sparseformer_mm',
+    locations=['sparseformer_mm.engine.predictions'],
 )
 
 OPTIM_WRAPPERS = Registry(

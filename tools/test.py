@@ -4,17 +4,15 @@ The config's ``default_scope`` decides which library is meant.
 """
 
 import argparse
-import os
 import os.path as osp
 from functools import partial
-from typing import Any, Optional, Sequence
+from typing import Optional, Sequence
 
 import mmengine
-import numpy as np
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 
+from sparseformer_mm.engine.predictions import plain
 from sparseformer_mm.host import host_of
 from sparseformer_mm.utils.checkpoints import (
     check_checkpoint,
@@ -28,6 +26,7 @@ from sparseformer_mm.utils.launch import (
     finish,
     prepare_config,
 )
+from sparseformer_mm.utils.outputs import check_folder, check_writable, replacing
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -35,13 +34,18 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
-        '--out', metavar='FILE', help='write the predictions to FILE.pkl or FILE.json'
+        '--out',
+        metavar='FILE',
+        help='write the predictions, sample by sample, to FILE.pkl (a list of '
+        'dictionaries with tensors) or FILE.json: scores and labels of classifiers; '
+        'boxes, scores, labels and run-length encoded masks of detectors; of '
+        'segmentors label maps, one byte per pixel, not the logits',
     )
     parser.add_argument(
         '--out-item',
         choices=['pred', 'metrics'],
         default='pred',
-        help='what --out writes',
+        help='what --out writes (default: %(default)s)',
     )
     parser.add_argument(
         '--allow-partial',
@@ -99,7 +103,7 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
     if args.show_dir is None:
         return
     folder = osp.abspath(args.show_dir)
-    os.makedirs(folder, exist_ok=True)
+    check_folder(folder)
     if drawing.folder is None:
         cfg.visualizer.save_dir = folder
     else:
@@ -123,25 +127,13 @@ def set_tta(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
-def set_dump(cfg: Config, pickled: str) -> None:
-    """Let the library's own dumping metric write the predictions."""
+def set_dump(cfg: Config, out: str) -> None:
+    """Write what the library's own dumping metric collects."""
     metrics = cfg.test_evaluator
     metrics = [*metrics] if isinstance(metrics, (list, tuple)) else [metrics]
-    dump = dict(type=host_of(cfg).dump_metric, out_file_path=pickled)
+    kind = 'sparseformer_mm.WritePredictions'
+    dump = dict(type=kind, out_file_path=out, dump=host_of(cfg).dump_metric)
     cfg.test_evaluator = [*metrics, dump]
-
-
-def plain(value: Any) -> Any:
-    """Predictions as JSON knows them."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
-        return value.tolist()
-    if isinstance(value, bytes):  # run-length encoded masks
-        return value.decode()
-    return value
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -153,6 +145,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if cfg.get(key) is None:
             fail(f'{args.config} has no {key}, which testing needs')
     check_checkpoint(args.checkpoint)
+    check_folder(cfg.work_dir)
+    if args.out:
+        check_writable(args.out)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.amp:
         cfg.test_cfg.fp16 = True
@@ -160,10 +155,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         set_visualization(cfg, args)
     if args.tta:
         set_tta(cfg)
-    pickled = ''
     if args.out and args.out_item == 'pred':
-        pickled = osp.splitext(args.out)[0] + '.pkl'
-        set_dump(cfg, pickled)
+        set_dump(cfg, args.out)
 
     runner = build_runner(cfg)
     main_process = is_main_process()
@@ -191,12 +184,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             'config it was trained with (--allow-partial loads what fits). '
             + '\n'.join(lines)
         )
-    if args.out and main_process:
-        if args.out_item == 'metrics':
-            mmengine.dump(plain(metrics), args.out)
-        elif args.out != pickled and args.out.endswith('.json'):
-            mmengine.dump(plain(mmengine.load(pickled)), args.out)
-            os.remove(pickled)
+    if args.out and args.out_item == 'metrics' and main_process:
+        with replacing(args.out) as file:
+            mmengine.dump(plain(metrics), str(file))
     finish(args)
 
 

@@ -4,15 +4,19 @@ The config's ``default_scope`` decides which library is meant.
 """
 
 import argparse
-import os.path as osp
 import sys
-from typing import Optional, Sequence
+from pathlib import Path
+from typing import Any, Optional, Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import find_latest_checkpoint
 
-from sparseformer_mm.utils.checkpoints import check_checkpoint, forbid_reinit
+from sparseformer_mm.utils.checkpoints import (
+    check_checkpoint,
+    check_training,
+    find_resumable,
+    forbid_reinit,
+)
 from sparseformer_mm.utils.errors import explain_errors, fail
 from sparseformer_mm.utils.launch import (
     add_common_arguments,
@@ -21,6 +25,7 @@ from sparseformer_mm.utils.launch import (
     finish,
     prepare_config,
 )
+from sparseformer_mm.utils.outputs import check_folder
 
 CPU_AMP = 'sparseformer_mm.BFloat16OptimWrapper'
 
@@ -93,20 +98,40 @@ def set_amp(cfg: Config, wanted: bool, dtype: Optional[str]) -> None:
 
 def set_resume(cfg: Config, resume: Optional[str]) -> None:
     """Point the runner to the checkpoint to go on from."""
+    if resume is None and cfg.get('resume'):
+        resume = cfg.get('load_from') or 'auto'
     if resume == 'auto':
-        latest = find_latest_checkpoint(cfg.work_dir)
-        if latest is not None and not osp.isfile(latest):
-            # It is noted as seen from where the run was started.
-            latest = osp.join(cfg.work_dir, osp.basename(latest))
-        if latest is None:
+        resume, damaged = find_resumable(cfg.work_dir)
+        for file, fault in damaged.items():
+            announce(f'cannot resume from {file}: {fault}')
+        if resume is None:
             # The config's own load_from still counts then.
+            cfg.resume = False
             announce(f'nothing to resume in {cfg.work_dir}: starting anew')
-            return
-        resume = latest
+    elif resume is not None:
+        check_training(resume)
     if resume is not None:
-        check_checkpoint(resume)
         cfg.resume, cfg.load_from = True, resume
         announce(f'resuming from {resume}')
+        return
+    check_checkpoint(cfg.get('load_from'))
+    if any(Path(cfg.work_dir).glob('*.pth')):
+        announce(
+            f'{cfg.work_dir} has checkpoints of an earlier training, which this one '
+            'may write over; --resume would go on from them, --work-dir names another '
+            'folder'
+        )
+
+
+def check_pretrained(part: Any) -> None:
+    """Complain about files of weights in a model's config before work begins."""
+    if isinstance(part, dict):
+        if part.get('type') == 'Pretrained':
+            check_checkpoint(part.get('checkpoint'))
+        part = list(part.values())
+    if isinstance(part, (list, tuple)):
+        for inner in part:
+            check_pretrained(inner)
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
@@ -115,6 +140,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     set_amp(cfg, args.amp, args.amp_dtype)
     set_resume(cfg, args.resume)
+    check_pretrained(cfg.model)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             fail(
@@ -139,6 +165,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             fail(f'{args.config} has no {key}, which training needs')
+    check_folder(cfg.work_dir)
     merge_args(cfg, args)
     runner = build_runner(cfg)
     if cfg.get('resume'):

@@ -116,7 +116,8 @@ def inspect(out: Path, arguments: dict) -> str:
 
     Returns:
         'nothing', 'same' (complete, with these arguments), 'other'
-        (with other arguments), 'broken' (incomplete) or 'foreign'.
+        (with other arguments), 'broken' (incomplete) or 'foreign'; 'same, more' and
+        'other, more' with files beside those that the tool made.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return 'nothing'
@@ -125,12 +126,13 @@ def inspect(out: Path, arguments: dict) -> str:
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding='utf-8'))
         found = manifest['format'], manifest['arguments']
-        complete = manifest['num_files'] == count_files(out)
+        surplus = count_files(out) - manifest['num_files']
     except (ValueError, KeyError, TypeError):
         return 'broken'
+    more = ', more' if surplus > 0 else ''
     if found != (FORMAT, arguments):
-        return 'other'
-    return 'same' if complete else 'broken'
+        return f'other{more}'
+    return 'broken' if surplus < 0 else f'same{more}'
 
 
 def make_dataset(out: Path, arguments: dict, force: bool = False) -> bool:
@@ -154,6 +156,7 @@ def make_dataset(out: Path, arguments: dict, force: bool = False) -> bool:
             'tool and is left alone, --force or not. Name another folder, or '
             'remove it yourself.'
         )
+    state, _, more = state.partition(', ')
     if state == 'other' and not force:
         raise SystemExit(
             f'{out} holds a data set made with other arguments (see its '
@@ -163,6 +166,11 @@ def make_dataset(out: Path, arguments: dict, force: bool = False) -> bool:
     if state == 'same' and not force:
         print(f'{out} is complete; nothing to do.')
         return False
+    if more:
+        raise SystemExit(
+            f'{out} holds files that this tool did not make; building it anew would '
+            'delete them, so it is left alone. Move them away, or name another folder.'
+        )
     if state == 'broken':
         print(f'{out} is incomplete; building it anew.')
     # Built beside and renamed, so that `out` is never half written.

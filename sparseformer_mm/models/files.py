@@ -36,9 +36,9 @@ def check_file(path: Union[str, Path]):
     """
     file = Path(path).expanduser()
     if file.is_dir():
-        inside = sorted(file.glob('*.pth')) or ['NAME.pth']
+        inside = sorted(file.glob('*.pth')) or [file / 'NAME.pth']
         raise IsADirectoryError(
-            f'{path} is a folder: name a checkpoint in it, such as {file / inside[-1]}'
+            f'{path} is a folder: name a checkpoint in it, such as {inside[-1]}'
         )
     if not file.exists():
         raise FileNotFoundError(

@@ -16,6 +16,7 @@ class SegmentationHost(Host):
     scope = 'mmseg'
     task = 'segmentation'
     checks = checks
+    dump_metric = 'sparseformer_mm.segmentation.DumpLabelMaps'
     drawing = Drawing(
         'SegVisualizationHook', 'draw', 'SegLocalVisualizer', None, views=True
     )

@@ -1,19 +1,28 @@
 """Checkpoints for the command-line tools: complete, or an error with the cure."""
 
+import re
 import warnings
-from typing import Callable, Optional
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint
+from mmengine.runner import find_latest_checkpoint, load_checkpoint
 from torch import nn
 
 from ..host import host_of
 from ..models import SparseFormer
-from ..models.files import check_file
+from ..models.files import check_file, check_resumable, read_checkpoint
 from ..models.layouts import CheckpointError
 from .errors import explain_errors, fail
 
-__all__ = ['check_checkpoint', 'does_not_fit', 'forbid_reinit', 'load_model']
+__all__ = [
+    'check_checkpoint',
+    'check_training',
+    'does_not_fit',
+    'find_resumable',
+    'forbid_reinit',
+    'load_model',
+]
 
 
 def check_checkpoint(path: Optional[str]) -> None:
@@ -24,6 +33,53 @@ def check_checkpoint(path: Optional[str]) -> None:
         check_file(path)
     except (OSError, CheckpointError) as error:
         fail(str(error))
+
+
+def check_training(path: str) -> None:
+    """Complain about a checkpoint that no training can be resumed from."""
+    check_checkpoint(path)
+    if '://' not in path:
+        with explain_errors():
+            check_resumable(read_checkpoint(path, 'cpu'), path)
+
+
+def find_resumable(work_dir: str) -> Tuple[Optional[str], Dict[str, str]]:
+    """Find the newest whole checkpoint of a training.
+
+    A process that is killed while it writes leaves half a file, or a whole one which
+    'last_checkpoint' does not know yet.
+
+    Returns:
+        tuple: the checkpoint's path, None if there is none; newer ones that cannot be
+        resumed from, and why.
+    """
+    damaged = {}
+    for file in _newest_first(Path(work_dir)):
+        try:
+            check_file(file)
+            check_resumable(read_checkpoint(file, 'cpu'), str(file))
+        except (OSError, CheckpointError) as error:
+            damaged[str(file)] = str(error)
+        else:
+            return str(file), damaged
+    return None, damaged
+
+
+def _newest_first(folder: Path) -> List[Path]:
+    """Checkpoints of a training: the one noted as the last, then by their numbers."""
+
+    def age(file: Path) -> Tuple[bool, int]:
+        numbers = re.findall(r'\d+', file.stem)
+        return file.stem.startswith('best'), -int(numbers[-1] if numbers else 0)
+
+    files = sorted(folder.glob('*.pth'), key=age)
+    if (folder / 'last_checkpoint').is_file():
+        # It is noted as seen from where the run was started.
+        last = folder / Path(find_latest_checkpoint(str(folder)).strip()).name
+        if last in files:
+            files.remove(last)
+            files.insert(0, last)
+    return files
 
 
 def forbid_reinit(model: nn.Module) -> None:

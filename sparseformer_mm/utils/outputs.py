@@ -11,11 +11,15 @@ from .errors import fail
 __all__ = ['check_folder', 'check_writable', 'replacing']
 
 
-def check_writable(path: Union[str, Path]) -> None:
+def check_writable(path: Union[str, Path], *inputs: Union[str, Path]) -> None:
     """End a tool unless it can write a file there; make the folder it goes to.
 
     To be called before the work whose result goes there. A file that is there already
     keeps its content for now.
+
+    Args:
+        path: where the file goes.
+        *inputs: files that the tool reads and must not write over.
     """
     path = Path(path).expanduser()
     try:
@@ -24,6 +28,9 @@ def check_writable(path: Union[str, Path]) -> None:
                 f'cannot write {path}: it is a folder; name a file, such as {path}/out'
             )
         if path.exists():
+            for source in inputs:
+                if os.path.exists(source) and os.path.samefile(source, path):
+                    fail(f'{path} is read and would be lost: name another output')
             open(path, 'ab').close()
         _try_folder(path.parent)
     except OSError as error:

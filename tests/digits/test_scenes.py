@@ -184,6 +184,15 @@ def test_half_written_set_is_rebuilt(own_copy, dataset):
     assert [path.name for path in own_copy.parent.iterdir()] == ['set']
 
 
+def test_files_of_others_in_a_set_are_not_deleted(own_copy):
+    (own_copy / 'notes.txt').write_text('mine')
+    assert 'nothing to do' in make_digits(own_copy, *SMALL)
+    for argv in ([*SMALL, '--force'], ['--train', 30, '--val', 20, '--force']):
+        output = make_digits(own_copy, *argv, status=1)
+        assert 'holds files that this tool did not make' in output
+    assert (own_copy / 'notes.txt').read_text() == 'mine'
+
+
 def test_interrupted_run_leaves_nothing_in_place(dataset, tmp_path):
     # What a killed run leaves beside the data set does not disturb the next.
     partial = tmp_path / '.set.partial' / 'train' / '0'

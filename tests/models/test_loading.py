@@ -13,6 +13,7 @@ from helpers.small_model import ARCH
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.engine import ConvertCheckpointHook
 from sparseformer_mm.models.layouts import (
+    CheckpointError,
     find_weights,
     from_mm,
     inflate_state,
@@ -147,6 +148,53 @@ def test_authors_files_load_into_a_classifier_through_the_hook(authors):
         torch.testing.assert_close(value, state[key])
     assert torch.equal(runner.model.head.fc.weight, state['head.weight'])
     assert torch.equal(runner.model.head.fc.bias, state['head.bias'])
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda s: {f'model.{k}': v for k, v in s.items()},
+        lambda s: {'state_dict': {f'_orig_mod.{k}': v for k, v in s.items()}},
+        lambda s: {k.replace('backbone.', 'backbone._orig_mod.'): s[k] for k in s},
+        lambda s: {'state_dict': {k: v * 0 for k, v in s.items()}, 'model_ema': s},
+        lambda s: {
+            'state_dict': {
+                **{f'model.{k}': v * 0 for k, v in s.items()},
+                **{f'ema.module.{k}': v for k, v in s.items()},
+            }
+        },
+    ],
+)
+def test_wrapped_models_load_with_their_head_through_the_hook(wrap):
+    source, model = Classifier(dict(ARCH)), Classifier(dict(ARCH))
+    checkpoint = dict(wrap(source.state_dict()))
+    runner = SimpleNamespace(model=model)
+    ConvertCheckpointHook().after_load_checkpoint(runner, checkpoint)
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
+    assert same(model, source.state_dict())
+
+
+def test_the_hook_wants_a_training_to_resume():
+    model = Classifier(dict(ARCH))
+    runner = SimpleNamespace(model=model, _resume=True)
+    with pytest.raises(CheckpointError, match='no training to go on with.*load_from'):
+        ConvertCheckpointHook().after_load_checkpoint(runner, model.state_dict())
+    state = model.state_dict()
+    checkpoint = dict(state_dict=state, message_hub={}, meta=dict(epoch=1, iter=2))
+    ConvertCheckpointHook().after_load_checkpoint(runner, checkpoint)
+    assert checkpoint['state_dict'] is state
+
+
+def test_a_teacher_and_its_student_load_what_is_theirs():
+    """A model that has two SparseFormers itself is no reason to choose."""
+    pair = torch.nn.ModuleDict(
+        dict(teacher=Classifier(dict(ARCH)), student=Classifier(dict(ARCH)))
+    )
+    checkpoint = dict(state_dict=pair.state_dict())
+    ConvertCheckpointHook().after_load_checkpoint(
+        SimpleNamespace(model=pair), checkpoint
+    )
+    pair.load_state_dict(checkpoint['state_dict'])
 
 
 def test_the_hook_leaves_other_files_alone():

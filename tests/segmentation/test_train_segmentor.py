@@ -35,7 +35,8 @@ class TestSegmentor(TrainedByTools):
         for scene, predicted in zip(SCENES, predictions):
             truth = draw_mask(scene)
             labels = predicted['pred_sem_seg']['data']
-            assert labels.shape == (1, *truth.shape)
+            assert labels.shape == (1, *truth.shape) and labels.element_size() == 1
+            assert 'seg_logits' not in predicted
             hits += (labels[0].numpy() == truth).sum()
             labelled += (truth != 255).sum()
         assert 100 * hits / labelled == pytest.approx(self.value(log, 'aAcc'), abs=0.01)

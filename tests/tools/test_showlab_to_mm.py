@@ -126,7 +126,7 @@ def test_files_that_cannot_be_written(authors, tmp_path):
     src = tmp_path / 'src.pth'
     torch.save(authors, src)
     before = src.read_bytes()
-    assert 'is SRC itself' in convert(src, src, status=1)
+    assert 'is read and would be lost' in convert(src, src, status=1)
     assert f'cannot write {tmp_path}: it is a folder' in convert(
         src, tmp_path, status=1
     )

@@ -76,12 +76,17 @@ def test_trains_from_any_folder(trained):
 
 def test_test_repeats_the_accuracy_of_training(inside):
     folder, log = inside
+    (folder / 'out.pkl').write_text('mine')
     succeed('--out', 'out.json', '--work-dir', 'tested')
+    assert (folder / 'out.pkl').read_text() == 'mine'
+    assert not list(folder.glob('.out*'))
     (metrics,) = folder.glob('tested/*/*.json')
     top1 = json.loads(metrics.read_text())['accuracy/top1']
     assert top1 == pytest.approx(accuracy(log), abs=1e-3)
     predictions = json.loads((folder / 'out.json').read_text())
     assert len(predictions) == 15
+    assert predictions[0]['img_path'].endswith('val/class0/0.png')
+    assert predictions[14]['img_path'].endswith('val/class2/4.png')
     hits = [p['pred_label'] == p['gt_label'] for p in predictions]
     assert 100 * sum(hits) / 15 == pytest.approx(top1)
 
@@ -134,6 +139,63 @@ def test_damaged_checkpoints(inside):
     # What only reading tells.
     torch.save([torch.ones(2)], folder / 'list.pth')
     assert 'list.pth: holds a list, not weights' in fail(TEST, 'toy.py', 'list.pth')
+
+
+def test_outputs_that_cannot_be_written(inside):
+    folder, _ = inside
+    (folder / 'taken').write_text('mine')
+    for flag in ('--out=taken/x.json', '--work-dir=taken', '--show-dir=taken/x'):
+        assert 'cannot write' in fail(TEST, 'toy.py', CHECKPOINT, flag)
+    assert 'cannot write taken' in fail(TRAIN, 'toy.py', '--work-dir', 'taken')
+    assert (folder / 'taken').read_text() == 'mine'
+
+
+def test_weights_that_training_starts_from_are_checked_first(inside):
+    (inside[0] / 'page.pth').write_bytes(b'<!doctype html>')
+    init_cfg = 'model.backbone.init_cfg'
+    for options in (
+        ['load_from=page.pth'],
+        [f'{init_cfg}.type=Pretrained', f'{init_cfg}.checkpoint=page.pth'],
+    ):
+        error = fail(TRAIN, 'toy.py', '--work-dir', 'new', '--cfg-options', *options)
+        assert 'page.pth (15 bytes) is a web page' in error
+
+
+def test_only_a_training_can_be_resumed(inside):
+    folder, _ = inside
+    saved = torch.load(folder / CHECKPOINT, **TRUSTED)
+    torch.save(saved['state_dict'], folder / 'weights.pth')
+    error = fail(TRAIN, 'toy.py', '--resume', 'weights.pth')
+    assert 'weights.pth holds weights but no training' in error
+    assert '--cfg-options load_from=' in error
+    error = fail(TRAIN, 'toy.py', '--resume', 'work_dirs/toy')
+    assert 'work_dirs/toy is a folder' in error
+    assert 'such as work_dirs/toy/epoch_' in error
+
+
+def test_what_is_resumed(inside, tmp_path):
+    """The newest whole file, whatever a killed process left."""
+    folder, _ = inside
+    whole = (folder / CHECKPOINT).read_bytes()
+    assert TRAIN.find_resumable(str(tmp_path)) == (None, {})
+    for name in ('epoch_2.pth', 'epoch_10.pth', 'best_acc_epoch_11.pth'):
+        (tmp_path / name).write_bytes(whole)
+    note = tmp_path / 'last_checkpoint'
+    for noted, expected in (
+        (None, 'epoch_10.pth'),
+        ('', 'epoch_10.pth'),
+        ('somewhere/else/epoch_2.pth', 'epoch_2.pth'),
+        ('gone.pth', 'epoch_10.pth'),
+    ):
+        if noted is not None:
+            note.write_text(noted)
+        assert TRAIN.find_resumable(str(tmp_path)) == (str(tmp_path / expected), {})
+    note.write_text(str(tmp_path / 'epoch_10.pth'))
+    (tmp_path / 'epoch_10.pth').write_bytes(whole[:-99])
+    found, damaged = TRAIN.find_resumable(str(tmp_path))
+    assert found == str(tmp_path / 'epoch_2.pth')
+    assert list(damaged) == [str(tmp_path / 'epoch_10.pth')]
+    assert 'is cut off' in damaged[str(tmp_path / 'epoch_10.pth')]
 
 
 def test_config_errors(inside, monkeypatch):

@@ -405,7 +405,7 @@ def test_wrong_input(run, classifier, tmp_path):
         (('--disturb', 'erase', '--disturb-share', '1'), '--disturb-share: share must'),
         (('--class', 'cat'), '--class is the class of --top-k-class'),
         (('--view', '1'), '--view is for videos'),
-        (('--json', str(tmp_path)), 'is a folder; give a file'),
+        (('--json', str(tmp_path)), 'it is a folder; name a file'),
     ):
         with pytest.raises(SystemExit, match=message):
             run(picture, *args)

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from sparseformer_mm.utils.configs import build_model
 from sparseformer_mm.utils.errors import fail
+from sparseformer_mm.utils.outputs import check_writable
 
 DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
@@ -373,6 +374,8 @@ def table(result: dict, markdown: bool) -> str:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
+    if args.json:
+        check_writable(args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)

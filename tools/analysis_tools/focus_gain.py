@@ -22,8 +22,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from torch import Tensor, nn
 
+from sparseformer_mm.utils.checkpoints import check_checkpoint
 from sparseformer_mm.utils.configs import load_config
-from sparseformer_mm.utils.errors import fail
+from sparseformer_mm.utils.errors import explain_errors, fail
+from sparseformer_mm.utils.outputs import check_folder, check_writable
 from sparseformer_mm.visualization.draw import draw_stages
 from sparseformer_mm.visualization.statistics import FocusGain, focus_gain, focus_share
 
@@ -223,20 +225,21 @@ def parse_args() -> argparse.Namespace:
 
 def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
     """Build the config's model with the weights of a checkpoint."""
-    if (
-        not checkpoint.startswith(('http:', 'https:'))
-        and not Path(checkpoint).is_file()
-    ):
-        fail(f'there is no checkpoint {checkpoint}')
+    check_checkpoint(checkpoint)
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
-    load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    with explain_errors():
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     return model.to(device)
 
 
 def main() -> None:
     args = parse_args()
+    if args.out:
+        check_folder(args.out)
+    if args.json:
+        check_writable(args.json)
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     boxes = read_boxes(args.boxes or default_boxes_file(cfg))

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from sparseformer_mm.utils.errors import fail
+from sparseformer_mm.utils.outputs import check_folder
 
 Value = Union[int, str]
 ROOT = Path(__file__).resolve().parents[2]  # holds configs/ and tools/
@@ -391,7 +392,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_folder(args.out)
     # Tables share rows, the default above all: each is trained once.
     runs = {
         (key, row): [run_of(GROUPS[key], row, seed) for seed in args.seeds]

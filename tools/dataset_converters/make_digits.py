@@ -63,6 +63,7 @@ from typing import Optional, Sequence
 from sparseformer_mm.digits.clips import UNREADABLE_WIDTHS
 from sparseformer_mm.digits.dataset import make_dataset
 from sparseformer_mm.digits.tasks import TASKS
+from sparseformer_mm.utils.outputs import check_folder
 
 MIN_CANVAS = 32
 MIN_DIGIT = 8
@@ -174,6 +175,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments = vars(parse_args(argv))
     out, force = arguments.pop('out'), arguments.pop('force')
+    check_folder(out.resolve().parent)
     start = time.monotonic()
     if make_dataset(out, arguments, force):
         print(

@@ -35,6 +35,7 @@ from sparseformer_mm.host import LIBRARIES, host_of
 from sparseformer_mm.utils.checkpoints import load_model
 from sparseformer_mm.utils.configs import load_config
 from sparseformer_mm.utils.errors import fail
+from sparseformer_mm.utils.outputs import check_writable, replacing
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -112,8 +113,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         args.batch = int(args.batch)
     else:
         parser.error("--batch must be 'dynamic' or a positive number")
-    if args.out is not None and os.path.isdir(args.out):
-        parser.error(f'--out {args.out} is a folder; give a file name')
     if args.out is None:
         stem = os.path.splitext(os.path.basename(args.config))[0]
         args.out = f'{stem}.onnx'
@@ -157,9 +156,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             export.need(package)
     except ModuleNotFoundError as error:
         fail(str(error))
-    folder = os.path.dirname(os.path.abspath(args.out))
-    if not os.path.isdir(folder):
-        fail(f'there is no folder {folder} for --out: make it first')
+    check_writable(args.out, args.config, args.checkpoint)
     cfg = load_config(args.config, args.cfg_options)
     if 'model' not in cfg:
         fail(f'config {args.config} has no model')
@@ -193,8 +190,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     except ValueError as error:
         fail(str(error))
     data = proto.SerializeToString()
-    with open(args.out, 'wb') as file:
-        file.write(data)
+    with replacing(args.out) as file:
+        file.write_bytes(data)
     print(
         f'{args.out}: {module.task}, opset {args.opset}, {len(data) / 2**20:.1f} MiB, '
         f'input {args.batch or "batch"} x 3 x {" x ".join(map(str, size))}'

@@ -16,7 +16,6 @@ Nothing is written if SRC has tensors without a place in DST; they are listed.
 
 import argparse
 import hashlib
-import os
 import re
 import sys
 from pathlib import Path
@@ -138,9 +137,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     weights = read(args.src, args.unsafe)
     if args.dst is not None:
-        check_writable(args.dst)
-        if Path(args.dst).exists() and os.path.samefile(args.src, args.dst):
-            fail(f'{args.dst} is SRC itself, which would be lost: name another DST')
+        check_writable(args.dst, args.src)
     state, unknown = split(weights)
     surplus = unknown  # of all layouts; a file from mm to mm keeps its head
     if args.to == 'mm' and weights.layout == 'mm' and args.dst is not None:

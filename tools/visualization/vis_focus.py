@@ -41,6 +41,7 @@ from sparseformer_mm.host import host_of
 from sparseformer_mm.utils.checkpoints import load_model
 from sparseformer_mm.utils.configs import load_config
 from sparseformer_mm.utils.errors import fail
+from sparseformer_mm.utils.outputs import check_folder, check_writable
 from sparseformer_mm.visualization import options
 from sparseformer_mm.visualization.classification import classification_row
 from sparseformer_mm.visualization.density import GRID
@@ -183,10 +184,11 @@ def save_figures(
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_paths(args.images)
-    if args.out.is_file():
-        fail(f'--out {args.out} is a file; give a folder')
-    if args.json and args.json.is_dir():
-        fail(f'--json {args.json} is a folder; give a file')
+    draws = args.what != ['none']
+    if draws:
+        check_folder(args.out)
+    if args.json:
+        check_writable(args.json, *args.images)
     cfg = load_config(args.config)
     scope = cfg.get('default_scope')
     if scope not in ROWS:
@@ -196,7 +198,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         )
     moving = scope == 'mmaction'
     kinds = wanted_kinds(scope, args)
-    draws = args.what != ['none']
     files = 'videos' if moving else 'pictures'
     for key in ('model', 'test_dataloader', 'test_pipeline'):
         # The others take the pipeline of the data set.
@@ -221,8 +222,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     else:
         known = sum(truths.info(path) is not None for path in paths)
         print(f"{known} of these {len(paths)} {files} are in the config's test data")
-    if draws:
-        args.out.mkdir(parents=True, exist_ok=True)
     rows: List[Row] = []
     looks: List[Look] = []
     numbers = []
