@@ -120,7 +120,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
     broken.write_bytes(broken.read_bytes()[:40])
     monkeypatch.chdir(tmp_path)
     error = fail(TRAIN, 'toy.py').splitlines()[-1]
-    assert error.endswith('no image that can be decoded: replace or remove it')
+    assert 'is no picture that can be decoded, or a damaged one' in error
     assert 'data/train/class1/1.png' in error
 
 
