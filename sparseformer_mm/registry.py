@@ -55,7 +55,7 @@ def build_part(cfg: dict, **kwargs):
         The module.
 
     Raises:
-        ValueError: if ``cfg`` already has one of them.
+        ValueError: if ``cfg`` already has one of them, or nothing has its type's name.
     """
     clash = sorted(set(cfg) & set(kwargs))
     if clash:
@@ -63,4 +63,10 @@ def build_part(cfg: dict, **kwargs):
             f'{cfg["type"]} gets {", ".join(clash)} from the backbone (feat_channels, '
             f'num_points and the widths are its arguments): leave them out of {cfg}'
         )
+    with MODELS.switch_scope_and_registry('sparseformer_mm') as registry:
+        if isinstance(cfg['type'], str) and registry.get(cfg['type']) is None:
+            raise ValueError(
+                f'type={cfg["type"]!r} of a stem or decoding is not registered: import '
+                'the module that registers it (custom_imports), or correct the name'
+            )
     return MODELS.build(dict(cfg, **kwargs, _scope_='sparseformer_mm'))

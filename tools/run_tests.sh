@@ -31,10 +31,11 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
 missing=$("$python" -c '
 import importlib.util as util
-print(*(name for name in ("pytest", "xdist", "sklearn") if not util.find_spec(name)))')
+names = "pytest", "xdist", "hypothesis", "sklearn"
+print(*(name for name in names if not util.find_spec(name)))')
 [ -z "$missing" ] || {
     echo "The tests need: $missing. Cure: $python -m pip install pytest" \
-        "pytest-xdist scikit-learn" >&2
+        "pytest-xdist hypothesis scikit-learn" >&2
     exit 1
 }
 cores=$("$python" -c 'import os; print(min(os.cpu_count() or 1, 4))')

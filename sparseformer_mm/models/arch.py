@@ -2,7 +2,7 @@
 
 from typing import Union
 
-from .arguments import check_count
+from .arguments import check_count, is_number
 
 # The paper's Table 1; what is not given is that of 'tiny'.
 ARCHS = dict(
@@ -51,7 +51,7 @@ def resolve_arch(arch: Union[str, dict], **overrides) -> dict:
             )
         settings.update(ARCHS[arch])
     elif isinstance(arch, dict):
-        unknown = sorted(set(arch) - set(settings))
+        unknown = sorted(set(arch) - set(settings), key=str)
         if unknown:
             raise ValueError(
                 f'arch has unknown keys {unknown}; the known ones are '
@@ -65,8 +65,8 @@ def resolve_arch(arch: Union[str, dict], **overrides) -> dict:
     least = dict(focusing_repeats=0, feat_channels=2)
     for name, value in list(settings.items()):
         if name == 'ffn_ratio':
-            if not value > 0:
-                raise ValueError(f'ffn_ratio={value} must be positive')
+            if not is_number(value) or value <= 0:
+                raise ValueError(f'ffn_ratio={value!r} must be positive and finite')
         else:
             settings[name] = check_count(name, value, least.get(name, 1))
     for name in ('focusing_dims', 'cortex_dims'):
@@ -75,5 +75,10 @@ def resolve_arch(arch: Union[str, dict], **overrides) -> dict:
                 f'num_heads={settings["num_heads"]} does not divide '
                 f'{name}={settings[name]}; choose a width that is a multiple of '
                 'num_heads, or another num_heads'
+            )
+        if int(settings[name] * settings['ffn_ratio']) < 1:
+            raise ValueError(
+                f'ffn_ratio={settings["ffn_ratio"]} of {name}={settings[name]} leaves '
+                'no hidden channel: choose a larger ratio or width'
             )
     return settings

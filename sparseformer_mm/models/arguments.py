@@ -1,14 +1,28 @@
 """Checks of arguments, with errors that name the argument and what is allowed."""
 
-from numbers import Integral
-from typing import Container, Dict, Sequence, Union
+import math
+from numbers import Integral, Real
+from typing import Collection, Dict, Sequence, Union
 
 from torch import Tensor
 
+from .ops import is_tracing
 
-def check_choice(name: str, value, choices: Container):
+
+def is_integer(value) -> bool:
+    """Whether a value is an integer, maybe one of numpy's; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value) -> bool:
+    """Whether a value is a finite number, maybe one of numpy's."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def check_choice(name: str, value, choices: Collection):
     """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if value not in tuple(choices):
         raise ValueError(f'{name}={value!r} is unknown; choose one of {choices}')
 
 
@@ -18,8 +32,7 @@ def check_count(name: str, value, least: int = 1) -> int:
     Returns:
         int: ``value``, which may be one of numpy's integers.
     """
-    integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if not integer or value < least:
+    if not is_integer(value) or value < least:
         raise ValueError(f'{name}={value!r} must be an integer of at least {least}')
     return int(value)
 
@@ -28,11 +41,11 @@ def as_cfg(name: str, value: Union[str, dict], short_names: Dict[str, str]) -> d
     """The config of a part, which is given as dict(type=...) or by a short name.
 
     Raises:
-        ValueError: for a name that is not in ``short_names``.
+        ValueError: for a name that is not in ``short_names``, and a dict without type.
     """
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value.get('type'):
         return dict(value)
-    if value not in short_names:
+    if value not in tuple(short_names):
         raise ValueError(
             f'{name}={value!r} is unknown; choose one of '
             f'{sorted(short_names)} or give dict(type=...)'
@@ -53,32 +66,48 @@ def check_dims(spatial_dims: int, token_inflation: int):
 
 def check_drop_path(rate: float):
     """Raise ValueError unless ``rate`` is a probability below 1."""
-    if not 0 <= rate < 1:
-        raise ValueError(f'drop_path_rate={rate} must be in [0, 1)')
+    if not is_number(rate) or not 0 <= rate < 1:
+        raise ValueError(f'drop_path_rate={rate!r} must be in [0, 1)')
 
 
 def check_stages(depth: int, frozen_stages: int, out_indices: Sequence[int]):
     """Raise ValueError unless these name stages of a cortex of ``depth`` blocks."""
-    if not -1 <= frozen_stages <= 1 + depth:
+    if not is_integer(frozen_stages) or not -1 <= frozen_stages <= 1 + depth:
         raise ValueError(
-            f'frozen_stages={frozen_stages} must be between -1 and {1 + depth} (1 + '
+            f'frozen_stages={frozen_stages!r} must be between -1 and {1 + depth} (1 + '
             'cortex_depth)'
         )
-    if not all(-depth <= index < depth for index in out_indices):
+    if not isinstance(out_indices, Sequence) or not all(
+        is_integer(index) and -depth <= index < depth for index in out_indices
+    ):
         raise ValueError(
-            f'out_indices={tuple(out_indices)} must name cortex blocks, -{depth} '
+            f'out_indices={out_indices!r} must be a list of cortex blocks, -{depth} '
             f'to {depth - 1} (cortex_depth={depth})'
         )
 
 
 def check_input(inputs: Tensor, spatial_dims: int, channels: int):
-    """Raise ValueError unless a batch is (B, channels, H, W), or with T for D = 3."""
+    """Raise an error unless a batch is (B, channels, H, W), or with T for D = 3.
+
+    Raises:
+        ValueError: for another shape, also one without pixels.
+        TypeError: for what is no tensor of floating-point numbers.
+    """
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(
+            'SparseFormer expects a tensor of floating-point numbers as input, got '
+            f'{kind}: a data preprocessor stacks and normalizes images'
+        )
     rank = spatial_dims + 2
-    if inputs.dim() == rank and inputs.shape[1] == channels:
-        return
     layout = '(B, C, T, H, W)' if rank == 5 else '(B, C, H, W)'
     cure = 'in_channels is the C of the input'
-    if inputs.dim() in (4, 5) and inputs.dim() != rank:
+    if inputs.dim() == rank and inputs.shape[1] == channels:
+        # (Sizes are tensors, or not known yet, while a tracer records the model.)
+        if is_tracing() or 0 not in inputs.shape[2:]:
+            return
+        cure = 'there is no pixel in it'
+    elif inputs.dim() in (4, 5) and inputs.dim() != rank:
         cure = 'set spatial_dims=2 for images, 3 for videos'
     raise ValueError(
         f'SparseFormer with spatial_dims={spatial_dims} expects input {layout} with '

@@ -7,6 +7,7 @@ nothing is padded. The model sees no padding; a dense head needs :func:`inside_i
 and :func:`repeat_edges`, and a library's model :class:`PaddingAware`.
 """
 
+import operator
 from contextlib import contextmanager
 from typing import List, Optional, Sequence, Tuple
 
@@ -51,13 +52,17 @@ def make_map(
     canvas = tuple(inputs.shape[-2:])
     if valid_shapes is None:
         return at_least_float32(stem(inputs)), None
-    shapes = [tuple(int(side) for side in shape[:2]) for shape in valid_shapes]
+    try:
+        shapes = [tuple(map(operator.index, shape[:2])) for shape in valid_shapes]
+    except (TypeError, IndexError):  # no sequences of integers
+        shapes = []
     if len(shapes) != len(inputs) or not all(
-        1 <= side <= most for shape in shapes for side, most in zip(shape, canvas)
+        len(shape) == 2 and 1 <= shape[0] <= canvas[0] and 1 <= shape[1] <= canvas[1]
+        for shape in shapes
     ):
         raise ValueError(
-            f'valid_shapes={shapes} must give one (height, width) per image, at most '
-            f'those of the input {tuple(inputs.shape)}'
+            f'valid_shapes={valid_shapes} must give one (height, width) in whole '
+            f'pixels per image, at most those of the input {tuple(inputs.shape)}'
         )
     if all(shape == canvas for shape in shapes):
         return at_least_float32(stem(inputs)), None

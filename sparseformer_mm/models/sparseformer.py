@@ -16,6 +16,7 @@ from .arch import resolve_arch
 from .arguments import (
     as_cfg,
     check_choice,
+    check_count,
     check_dims,
     check_drop_path,
     check_input,
@@ -160,7 +161,7 @@ class SparseFormer(BaseModule):
 
         self.stem = build_part(
             as_cfg('stem', stem, STEMS),
-            in_channels=in_channels,
+            in_channels=check_count('in_channels', in_channels),
             out_channels=arch['feat_channels'],
         )
         self.latent = LatentTokens(
@@ -243,8 +244,9 @@ class SparseFormer(BaseModule):
             a :class:`SparseFormerOutput` for 'tokens'.
 
         Raises:
-            ValueError: for an input of another rank or number of channels, or
-                ``valid_shapes`` that do not fit it.
+            ValueError: for an input of another rank or number of channels or without
+                pixels, or ``valid_shapes`` that do not fit it.
+            TypeError: for an input that is no tensor of floating-point numbers.
         """
         outputs = self.forward_intermediates(inputs, valid_shapes)
         if self.out_type == 'tokens':
