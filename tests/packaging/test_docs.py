@@ -149,6 +149,7 @@ def test_python_compiles(page):
 # ------------------------------------------------------------------- other promises
 def test_quoted_messages_of_the_package_are_its_own():
     source = ''.join(path.read_text('utf-8') for path in PACKAGE.rglob('*.py'))
+    source += ''.join(path.read_text('utf-8') for path in ROOT.glob('tools/**/*.py'))
     source = re.sub(r"'\s*\n\s*f?'", '', source)  # texts over several lines
     page = text_of('troubleshooting.md')
     for message in (
@@ -156,7 +157,16 @@ def test_quoted_messages_of_the_package_are_its_own():
         'missing keys',
         'mismatched keys',
         'Nothing in the checkpoint is under',
-        'is cut off or no PyTorch checkpoint at all',
+        'is cut off',
+        'is a web page',
+        'is a pointer of Git LFS',
+        'holds objects of code that is not here',
+        'the weights are numpy arrays',
+        'holds several SparseFormers',
+        'holds weights but no training to go on with',
+        'cannot resume from',
+        'cannot write',
+        'since tensors would be lost',
         'it cannot read videos of this width',
         'masks hold the labels',
         'DRN is not in the released mmaction2',
