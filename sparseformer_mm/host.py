@@ -10,14 +10,35 @@ import copy
 import importlib
 import importlib.util
 from types import ModuleType
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from .models import SparseFormer
 
-__all__ = ['LIBRARIES', 'Drawing', 'Host', 'Library', 'Normalisation', 'host_of']
+__all__ = [
+    'LIBRARIES',
+    'Drawing',
+    'Host',
+    'Library',
+    'Normalisation',
+    'host_of',
+    'packing_datasets',
+    'scope_of',
+    'steps_of_test',
+    'type_name',
+]
 
 
 class Library(NamedTuple):
@@ -171,10 +192,9 @@ class Host:
 
     def input_size(self, cfg: Config) -> Optional[List[int]]:
         """(T,) H, W that a config's test pipeline makes; None if it is not one size."""
-        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         size = None
-        for step in dataset.get('pipeline') or ():
-            kind = getattr(step['type'], '__name__', step['type']).rpartition('.')[2]
+        for step in steps_of_test(cfg):
+            kind = type_name(step)
             if kind in ('CenterCrop', 'ThreeCrop'):
                 size = _sides(step['crop_size'])
             elif kind == 'Resize':
@@ -199,6 +219,54 @@ def _sides(value: Union[int, Tuple[int, int]]) -> List[int]:
     return [height, width]
 
 
+def type_name(part: dict) -> str:
+    """The bare name of a part's type, which may be a name, a dotted one or a class."""
+    kind = part.get('type', '')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def packing_datasets(dataset: dict) -> Iterator[dict]:
+    """The data sets in a config whose pipelines make samples, whatever wraps them.
+
+    Of a wrapper without a pipeline (ConcatDataset, RepeatDataset, ClassBalancedDataset,
+    ...) those inside; one with a pipeline (MultiImageMixDataset) stands for itself.
+    """
+    if dataset.get('pipeline'):
+        yield dataset
+        return
+    inner = dataset.get('datasets') or [dataset.get('dataset')]
+    for part in inner:
+        if isinstance(part, dict):
+            yield from packing_datasets(part)
+
+
+def steps_of_test(cfg: Config) -> Sequence[dict]:
+    """The steps that test samples go through; () if a config has none."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    packing = next(packing_datasets(dataset), {})
+    return packing.get('pipeline') or ()
+
+
+def scope_of(cfg: Config) -> Optional[str]:
+    """A config's ``default_scope``, or else the library that its model is from.
+
+    Pure-Python configs need no scope, for their types are classes.
+    """
+    scope = cfg.get('default_scope')
+    if scope is not None:
+        return scope
+    kind = (cfg.get('model') or {}).get('type')
+    module = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
+    package, _, rest = module.partition('.')
+    if package in LIBRARIES:
+        return package
+    task = rest.partition('.')[0]
+    for name, library in LIBRARIES.items():
+        if package == __package__ and library.task == task:
+            return name
+    return None
+
+
 def host_of(scope: Union[str, Config, None]) -> Host:
     """The host of a ``default_scope``, or of a config; imports its library.
 
@@ -210,7 +278,7 @@ def host_of(scope: Union[str, Config, None]) -> Host:
         ImportError: if the library is not installed or broken; says what to do.
     """
     if isinstance(scope, Config):
-        scope = scope.get('default_scope')
+        scope = scope_of(scope)
     if scope in (None, 'mmengine', 'sparseformer_mm'):
         return Host()
     if scope not in LIBRARIES:

@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 
 from sparseformer_mm.engine.predictions import plain
-from sparseformer_mm.host import host_of
+from sparseformer_mm.host import host_of, packing_datasets
 from sparseformer_mm.utils.checkpoints import (
     check_checkpoint,
     does_not_fit,
@@ -113,18 +113,19 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
 def set_tta(cfg: Config) -> None:
     """Wrap model and pipeline for test-time augmentation."""
     host = host_of(cfg)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    datasets = list(packing_datasets(cfg.test_dataloader.dataset))
+    if not datasets:
+        fail('--tta finds no pipeline in the dataset of test_dataloader')
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg and host.tta_model is None:
             fail(f'--tta needs tta_model and tta_pipeline in a {host.scope} config')
     if 'tta_model' not in cfg:
         cfg.tta_model = ConfigDict(host.tta_model)
     if 'tta_pipeline' not in cfg:
-        cfg.tta_pipeline = host.tta_pipeline(dataset.pipeline)
+        cfg.tta_pipeline = host.tta_pipeline(datasets[0].pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def set_dump(cfg: Config, out: str) -> None:

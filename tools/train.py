@@ -11,6 +11,7 @@ from typing import Any, Optional, Sequence
 import torch
 from mmengine.config import Config, ConfigDict
 
+from sparseformer_mm.host import type_name
 from sparseformer_mm.utils.checkpoints import (
     check_checkpoint,
     check_training,
@@ -71,10 +72,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def set_amp(cfg: Config, wanted: bool, dtype: Optional[str]) -> None:
     """Choose the optimizer wrapper for mixed precision."""
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
+    kind = type_name(wrapper) or 'OptimWrapper'
     if not (wanted or dtype or kind == 'AmpOptimWrapper'):
         return
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', CPU_AMP):
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', type_name(dict(type=CPU_AMP))):
         fail(
             f'--amp works with OptimWrapper or AmpOptimWrapper, but the '
             f'config uses {kind}'

@@ -18,7 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..api import SparseFormerClassifier
-from ..host import LIBRARIES, Host, host_of
+from ..host import LIBRARIES, Host, host_of, scope_of, type_name
 from ..models.arch import ARCHS
 from .errors import fail
 
@@ -61,10 +61,29 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:
         fail(f'cannot read config {path}: {type(error).__name__}: {error}')
+    for key, value in cfg.items():
+        cfg[key] = _by_name(value)
     if options:
         cfg.merge_from_dict(options)
-    require_library(cfg.get('default_scope'))
+    require_library(scope_of(cfg))
+    if scope_of(cfg) is not None:  # what tools add to a config is found by it
+        cfg.default_scope = scope_of(cfg)
     return cfg
+
+
+def _by_name(value):
+    """A setting whose classes and functions are dotted names.
+
+    Those of pure-Python configs are objects, which tools and libraries that look at a
+    ``type`` do not expect.
+    """
+    if isinstance(value, dict):
+        return type(value)({key: _by_name(item) for key, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return type(value)(_by_name(item) for item in value)
+    if callable(value) and hasattr(value, '__qualname__'):
+        return f'{value.__module__}.{value.__qualname__}'
+    return value
 
 
 def find_config(name: str) -> str:
@@ -113,7 +132,7 @@ def _without_pretrained(cfg):
             and not (
                 key == 'init_cfg'
                 and isinstance(value, dict)
-                and value.get('type') == 'Pretrained'
+                and type_name(value) in ('Pretrained', 'PretrainedInit')
             )
         }
         if 'pretrained2d' in kept:  # mmaction2: what it says of `pretrained`

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..host import host_of
+from ..host import host_of, type_name
 from .configs import load_config
 from .errors import fail
 
@@ -145,7 +145,7 @@ def _without_sync_bn(cfg) -> int:
     if not isinstance(cfg, dict):
         return 0
     count = sum(map(_without_sync_bn, cfg.values()))
-    if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
+    if type_name(cfg) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm'):
         cfg['type'] = 'BN'
         count += 1
     return count
@@ -167,7 +167,18 @@ def finish(args: Namespace) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config names."""
+    """Build the runner that the config names.
+
+    It writes the whole config into its work directory, under its own name: not over
+    the very file that was read, which may be the user's only one.
+    """
+    if cfg.filename and osp.isdir(cfg.work_dir):
+        stem, suffix = osp.splitext(osp.basename(cfg.filename))
+        if osp.realpath(cfg.filename) == osp.realpath(
+            osp.join(cfg.work_dir, stem + suffix)
+        ):
+            path = osp.join(osp.dirname(cfg.filename), f'{stem}_used{suffix}')
+            super(Config, cfg).__setattr__('_filename', path)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

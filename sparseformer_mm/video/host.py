@@ -8,7 +8,7 @@ from mmaction.models.recognizers import Recognizer3D
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..host import Drawing, Host
+from ..host import Drawing, Host, steps_of_test
 from . import checks
 
 
@@ -40,8 +40,7 @@ class VideoHost(Host):
 
     def input_size(self, cfg: Config) -> Optional[List[int]]:
         size, frames = super().input_size(cfg), None
-        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-        for step in dataset.get('pipeline') or ():
+        for step in steps_of_test(cfg):
             frames = (step.get('sample') or step).get('clip_len', frames)
         return [frames, *size] if size and frames else None
 

@@ -31,7 +31,7 @@ from mmengine.config import Config, DictAction
 from torch import nn
 
 from sparseformer_mm.deployment import check, export
-from sparseformer_mm.host import LIBRARIES, host_of
+from sparseformer_mm.host import LIBRARIES, host_of, packing_datasets
 from sparseformer_mm.utils.checkpoints import load_model
 from sparseformer_mm.utils.configs import load_config
 from sparseformer_mm.utils.errors import fail
@@ -123,7 +123,8 @@ def class_names(model: nn.Module, cfg: Config) -> Optional[Sequence[str]]:
     """Those of the checkpoint, else of the config; None if neither knows them."""
     names = model.trained_classes
     if not names and cfg.get('test_dataloader') is not None:
-        meta = cfg.test_dataloader.dataset.get('metainfo') or {}
+        dataset = next(packing_datasets(cfg.test_dataloader.dataset), {})
+        meta = dataset.get('metainfo') or {}
         names = meta.get('classes')
     return None if isinstance(names, str) else names
 
