@@ -12,6 +12,7 @@ pytest.importorskip(
     'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
 )
 
+from mmengine.config import Config  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
 from helpers.scripts import load_tool, run_tool  # noqa: E402
@@ -136,9 +137,32 @@ def test_damaged_checkpoints(inside):
         for tool, argv in ((TEST, ['cut.pth']), (TRAIN, ['--resume', 'cut.pth'])):
             error = fail(tool, 'toy.py', *argv)
             assert error.startswith('error: cut.pth (') and said in error
-    # What only reading tells.
+
+
+def test_what_only_reading_tells(inside):
+    """Through the tools that load a model, and training from weights."""
+    folder, _ = inside
+    state = torch.load(folder / CHECKPOINT, **TRUSTED)['state_dict']
     torch.save([torch.ones(2)], folder / 'list.pth')
-    assert 'list.pth: holds a list, not weights' in fail(TEST, 'toy.py', 'list.pth')
+    pair = {f'{name}.{key}': state[key] for name in 'ab' for key in state}
+    torch.save(dict(a=state, b=state), folder / 'two.pth')
+    torch.save(dict(state_dict=pair), folder / 'pair.pth')
+    picture = 'data/val/class0/0.png'
+    vis_focus = load_tool('visualization/vis_focus')
+    for name, said in (
+        ('list.pth', 'list.pth: holds a list, not weights'),
+        ('two.pth', "several SparseFormers, under 'a.backbone.' and 'b.backbone.'"),
+        ('pair.pth', "'state_dict.a.backbone.' and 'state_dict.b.backbone.'"),
+    ):
+        hook = 'default_hooks.names.type=sparseformer_mm.ConvertCheckpointHook'
+        assert said in fail(TEST, 'toy.py', name, '--cfg-options', hook)
+        if name == 'list.pth':
+            assert said in fail(vis_focus, 'toy.py', name, picture)
+            assert said in fail(TRAIN, 'toy.py', '--resume', name)
+        else:
+            assert 'no training to go on' in fail(TRAIN, 'toy.py', '--resume', name)
+    options = ['--cfg-options', hook, 'load_from=pair.pth', 'work_dir=new']
+    assert 'several SparseFormers' in fail(TRAIN, 'toy.py', *options)
 
 
 def test_outputs_that_cannot_be_written(inside):
@@ -173,7 +197,7 @@ def test_only_a_training_can_be_resumed(inside):
     assert 'such as work_dirs/toy/epoch_' in error
 
 
-def test_what_is_resumed(inside, tmp_path):
+def test_what_is_resumed(inside, tmp_path, capsys):
     """The newest whole file, whatever a killed process left."""
     folder, _ = inside
     whole = (folder / CHECKPOINT).read_bytes()
@@ -196,6 +220,23 @@ def test_what_is_resumed(inside, tmp_path):
     assert found == str(tmp_path / 'epoch_2.pth')
     assert list(damaged) == [str(tmp_path / 'epoch_10.pth')]
     assert 'is cut off' in damaged[str(tmp_path / 'epoch_10.pth')]
+
+    # --resume, and resume = True in a config.
+    for flag, cfg in (
+        ('auto', Config(dict(work_dir=str(tmp_path)))),
+        (None, Config(dict(work_dir=str(tmp_path), resume=True))),
+    ):
+        TRAIN.set_resume(cfg, flag)
+        assert cfg.resume and cfg.load_from == found
+        output = capsys.readouterr().out
+        assert f'cannot resume from {tmp_path}/epoch_10.pth' in output
+        assert output.endswith(f'resuming from {found}\n')
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    TRAIN.set_resume(cfg, None)
+    assert 'load_from' not in cfg and 'may write over' in capsys.readouterr().out
+    cfg.work_dir, cfg.load_from = str(tmp_path / 'new'), str(tmp_path / 'epoch_2.pth')
+    TRAIN.set_resume(cfg, 'auto')
+    assert not cfg.resume and cfg.load_from.endswith('epoch_2.pth')
 
 
 def test_config_errors(inside, monkeypatch):
