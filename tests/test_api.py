@@ -1,12 +1,10 @@
 """build(): plain PyTorch, the authors' files with their classifier, features."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 import sparseformer_mm
+from helpers.fresh import succeed_fresh
 from helpers.golden import GOLDEN_ARCH, IMAGE_ARCH, VIDEO_ARCH, golden_model
 from helpers.small_model import ARCH
 from sparseformer_mm import SparseFormer, SparseFormerClassifier, build
@@ -234,11 +232,7 @@ def test_the_files_example_needs_torch_and_mmengine_only():
             'print(*logits.shape, *seen.tokens.shape, len(seen.stages))',
         ]
     )
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ['1', '1000', '1', '49', '512', '5']
+    assert succeed_fresh(code).split() == ['1', '1000', '1', '49', '512', '5']
 
 
 def test_default_weights_are_those_of_the_backbone():

@@ -1,11 +1,11 @@
 """What is particular to each library: found by scope, and only where it is used."""
 
-import subprocess
 import sys
 
 import pytest
 from mmengine.config import Config
 
+from helpers.fresh import succeed_fresh
 from helpers.scripts import ROOT
 from sparseformer_mm.host import LIBRARIES, Host, host_of
 
@@ -47,7 +47,7 @@ for scope, library in LIBRARIES.items():
     others -= {f'sparseformer_mm.{library.task}'}
     assert not others & set(sys.modules), scope
 """
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+    succeed_fresh(code)
 
 
 def test_a_broken_library_is_an_error_with_a_cure(monkeypatch):

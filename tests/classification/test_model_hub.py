@@ -1,8 +1,5 @@
 """Our names in mmpretrain's hub, and its inferencer."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -18,6 +15,7 @@ from mmpretrain.datasets.categories import IMAGENET_CATEGORIES  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import sparseformer_mm.classification  # noqa: E402
+from helpers.fresh import run_fresh  # noqa: E402
 
 pytestmark = pytest.mark.mmpretrain
 TINY = 'sparseformer-tiny_8xb128_in1k'
@@ -119,11 +117,9 @@ def test_the_package_alone_leaves_mmpretrain_out():
         "sys.modules['mmpretrain'] = None\n"
         'import sparseformer_mm.classification\n'
     )
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    (*_, last) = done.stderr.strip().splitlines()
+    status, output = run_fresh(code)
+    assert status
+    (*_, last) = output.strip().splitlines()
     assert last.startswith(
         'ImportError: sparseformer_mm.classification needs mmpretrain'
     )

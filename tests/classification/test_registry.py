@@ -6,14 +6,11 @@ so for good.
 """
 
 import importlib.util
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from helpers.fresh import succeed_fresh
 
 SCOPES = {
     'mmpretrain': 'onedl-mmpretrain or mmpretrain',
@@ -56,16 +53,7 @@ PREPARE = f"""
 
 def run(*parts: str) -> str:
     """Runs code in a new process and returns what it prints."""
-    code = ''.join(textwrap.dedent(part) for part in parts)
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return succeed_fresh(''.join(textwrap.dedent(part) for part in parts))
 
 
 def need(*scopes: str) -> str:

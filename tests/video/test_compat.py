@@ -3,10 +3,8 @@
 Most checks run in a process of their own: what is imported stays so for good.
 """
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 from importlib.util import find_spec
@@ -28,6 +26,8 @@ from mmaction.registry import MODELS  # noqa: E402
 from mmaction.structures import ActionDataSample  # noqa: E402
 from mmengine.utils import digit_version  # noqa: E402
 
+from helpers.fresh import succeed_fresh  # noqa: E402
+from helpers.toy_training import run  # noqa: E402
 from sparseformer_mm.video import compat  # noqa: E402
 
 pytestmark = pytest.mark.mmaction
@@ -52,33 +52,13 @@ LINES = [
 ]
 
 
-def run(folder: Path, script: str, **env: str) -> str:
-    """What a script prints and logs in a new process, begun in its folder."""
-    (folder / 'script.py').write_text(textwrap.dedent(script))
-    ranks = ('RANK', 'SLURM_PROCID')
-    inherited = {key: os.environ[key] for key in os.environ if key not in ranks}
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', 'script.py'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=folder,
-        env=dict(inherited, **env),
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 def logged(output: str) -> list:
     """What mmengine's logger wrote of it, without the line's head."""
     return re.findall(r' - mmengine - INFO - mmaction2 [\d.]+: (.+)', output)
 
 
 def test_it_says_once_what_it_did(tmp_path):
-    output = run(
-        tmp_path,
-        """
+    script = """
         import sparseformer_mm.video.compat as compat
         from torch.utils.data import DataLoader
 
@@ -103,8 +83,10 @@ def test_it_says_once_what_it_did(tmp_path):
                     Data([1, 2]), num_workers=1, multiprocessing_context=start)
                 assert [batch.item() for batch in loader] == [0, 0]
             print('done')
-        """,
-    )
+    """
+    # Workers that are spawned import the script.
+    (tmp_path / 'script.py').write_text(textwrap.dedent(script))
+    output = run([sys.executable, '-W', 'ignore', 'script.py'], tmp_path)
     assert output.rstrip().endswith('done')
     assert logged(output) == (['; '.join(LINES)] if LINES else [])
 
@@ -133,8 +115,7 @@ def test_one_rank_speaks_for_all(monkeypatch, env, says):
 
 
 def test_what_recognition_needs_can_be_used(tmp_path):
-    output = run(
-        tmp_path,
+    output = succeed_fresh(
         """
         import sys
         try:
@@ -175,6 +156,7 @@ def test_what_recognition_needs_can_be_used(tmp_path):
         assert result['acc/top1'] == result['acc/mean1'] == 0.75, result
         print('done')
         """,
+        tmp_path,
     )
     assert output.rstrip().endswith('done')
 
@@ -208,8 +190,7 @@ def copy_mmaction(folder: Path) -> Path:
 
 def test_an_mmaction2_without_faults_is_left_alone(tmp_path):
     copy_mmaction(tmp_path)
-    output = run(
-        tmp_path,
+    output = succeed_fresh(
         """
         import sys
         import mmcv
@@ -228,6 +209,7 @@ def test_an_mmaction2_without_faults_is_left_alone(tmp_path):
         assert compat.apply() == []
         print('done')
         """,
+        tmp_path,
     )
     assert output.rstrip() == 'done'  # and nothing is said
 
@@ -236,8 +218,7 @@ def test_only_an_mmcv_that_is_too_new_is_let_in(tmp_path):
     copy = copy_mmaction(tmp_path)
     text = (copy / '__init__.py').read_text()
     (copy / '__init__.py').write_text(text.replace("'9.0.0'", "'2.2.0'"))
-    output = run(
-        tmp_path,
+    output = succeed_fresh(
         """
         import sys
         import mmcv
@@ -255,6 +236,7 @@ def test_only_an_mmcv_that_is_too_new_is_let_in(tmp_path):
         assert mmaction.__file__.startswith(sys.path[0])
         assert mmcv.__version__ == '2.7.0'
         """,
+        tmp_path,
     )
     assert logged(output) == ['its limit on mmcv (here 2.7.0) was lifted']
 
