@@ -102,26 +102,26 @@ def compare(
     names, differences = module.output_names, []
     for seed, shape in enumerate(shapes):
         images = random_images(module, shape, seed)
-        expected, found = [x.numpy() for x in module(images)], run(images)
-        for name, one, two in zip(names, expected, found):
-            if one.shape != two.shape:
-                raise ValueError(f'{name} has shape {two.shape}, in torch {one.shape}')
+        expected, actual = [x.numpy() for x in module(images)], run(images)
+        for name, x, y in zip(names, expected, actual):
+            if x.shape != y.shape:
+                raise ValueError(f'{name} has shape {y.shape}, in torch {x.shape}')
         if 'scores' in names:  # in the order of which detections come
-            found = _settle_ties(expected, found)
-        for name, one, two in zip(names, expected, found):
-            gap = np.abs(one.astype(np.float64) - two).max(initial=0)
-            scale = np.abs(one).max(initial=0)
+            actual = _settle_ties(expected, actual)
+        for name, x, y in zip(names, expected, actual):
+            gap = np.abs(x.astype(np.float64) - y).max(initial=0)
+            scale = np.abs(x).max(initial=0)
             differences.append(Difference(name, tuple(shape), float(gap), float(scale)))
     return differences
 
 
-def _settle_ties(expected, found):
+def _settle_ties(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]):
     """Take over boxes and labels where scores do not tell whose place it is."""
     _, scores, _ = expected
-    near = 2 * np.abs(scores - found[1]).max()
+    near = 2 * np.abs(scores - actual[1]).max()
     apart = -np.diff(scores, append=-np.inf) > near  # from the next one
     apart[:, -1] = False
     clear = apart.copy()
     clear[:, 1:] &= apart[:, :-1]
-    boxes = np.where(clear[..., None], found[0], expected[0])
-    return boxes, found[1], np.where(clear, found[2], expected[2])
+    boxes = np.where(clear[..., None], actual[0], expected[0])
+    return boxes, actual[1], np.where(clear, actual[2], expected[2])

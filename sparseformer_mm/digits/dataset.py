@@ -125,12 +125,12 @@ def inspect(out: Path, arguments: dict) -> str:
         return 'foreign'
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding='utf-8'))
-        found = manifest['format'], manifest['arguments']
+        made_with = manifest['format'], manifest['arguments']
         surplus = count_files(out) - manifest['num_files']
     except (ValueError, KeyError, TypeError):
         return 'broken'
     more = ', more' if surplus > 0 else ''
-    if found != (FORMAT, arguments):
+    if made_with != (FORMAT, arguments):
         return f'other{more}'
     return 'broken' if surplus < 0 else f'same{more}'
 

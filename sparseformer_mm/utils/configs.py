@@ -101,9 +101,9 @@ def find_config(name: str) -> str:
     stem = _ALIASES.get(name, stem)
     root = Path(importlib.import_module(scope).__file__).parent
     for folder in (root / '.mim' / 'configs', root.parent / 'configs'):
-        found = sorted(folder.glob(f'**/{stem}.py'))
-        if found:
-            return str(found[0])
+        paths = sorted(folder.glob(f'**/{stem}.py'))
+        if paths:
+            return str(paths[0])
     fail(
         f"{scope} ships no config named '{stem}.py'; short names are "
         f'{", ".join(_ALIASES)}'

@@ -1,6 +1,7 @@
 """What ``tools/train.py`` and ``tools/test.py`` have in common."""
 
 import atexit
+import copy
 import os
 import os.path as osp
 import sys
@@ -93,7 +94,7 @@ def prepare_config(args: Namespace) -> Config:
 def _loader_defaults(cfg: Config, loader: dict, args: Namespace) -> dict:
     """Settings that a loader needs on this machine and in this library."""
     for key, value in host_of(cfg).loader_defaults.items():
-        loader.setdefault(key, value)
+        loader.setdefault(key, copy.deepcopy(value))
     if args.no_pin_memory or not torch.cuda.is_available():
         loader['pin_memory'] = False
     if args.no_persistent_workers or not loader.get('num_workers'):

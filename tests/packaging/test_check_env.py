@@ -1,22 +1,12 @@
 """tools/check_env.py: each defect gets its own cure, a sound one none."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from helpers.scripts import ROOT, load_tool
 
 check_env = load_tool('check_env')
 PIP = f'{sys.executable} -m pip'

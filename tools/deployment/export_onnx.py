@@ -132,13 +132,13 @@ def class_names(model: nn.Module, cfg: Config) -> Optional[Sequence[str]]:
 def report(module: export.Exportable, data: bytes, shapes: list) -> None:
     """Print the differences; fail if one is too large."""
     differences = check.compare(module, check.onnx_runner(module, data), shapes)
-    for one in differences:
-        shape = 'x'.join(map(str, one.shape))
+    for difference in differences:
+        shape = 'x'.join(map(str, difference.shape))
         print(
-            f'input {shape}, {one.name}: largest difference {one.largest:.2e} '
-            f'(values up to {one.scale:.4g})'
+            f'input {shape}, {difference.name}: largest difference '
+            f'{difference.largest:.2e} (values up to {difference.scale:.4g})'
         )
-    if all(one.is_fine for one in differences):
+    if all(difference.is_fine for difference in differences):
         return
     rounding = check.compare(module, check.float64_runner(module), shapes)
     worst = max(zip(differences, rounding), key=lambda pair: pair[0].share)
