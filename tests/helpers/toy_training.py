@@ -97,6 +97,12 @@ def run(command: list, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def tool(name: str, *args) -> str:
+    """Run ``tools/NAME`` in a process of its own, on the CPU; return what it prints."""
+    command = [sys.executable, ROOT / 'tools' / name, *args]
+    return run(command, ROOT, CUDA_VISIBLE_DEVICES='-1')
+
+
 def losses(work_dir: Path) -> List[float]:
     """Loss of each iteration of the last run in a work directory."""
     (*_, file) = sorted(work_dir.glob('*/vis_data/scalars.json'))

@@ -1,8 +1,7 @@
-"""The quick start's model, trained for a fifth of its time: it learns, and it looks."""
+"""The quick start's model, trained for a tenth of its time: it learns, and it looks."""
 
 import json
 import re
-import sys
 
 import pytest
 
@@ -10,14 +9,10 @@ pytest.importorskip('mmpretrain', reason='needs mmpretrain')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytestmark = [pytest.mark.mmpretrain, pytest.mark.slow]
 
-from helpers.toy_training import ROOT, run  # noqa: E402
+from helpers.toy_training import ROOT, tool  # noqa: E402
 
 CONFIG = ROOT / 'configs/classification/sparseformer-nano_1xb32_digits.py'
-EPOCHS = 3
-
-
-def tool(name, *args):
-    return run([sys.executable, ROOT / 'tools' / name, *args], ROOT)
+EPOCHS = 4
 
 
 @pytest.fixture(scope='module')
@@ -25,21 +20,15 @@ def trained(tmp_path_factory):
     """A checkpoint and the options that find its data."""
     folder = tmp_path_factory.mktemp('quickstart')
     data = folder / 'digits'
-    tool('dataset_converters/make_digits.py', data, '--task', 'classification')
+    tool('dataset_converters/make_digits.py', data, '--task', 'classification',
+         '--train', 4000, '--val', 500)  # fmt: skip
     options = [
         f'{split}_dataloader.dataset.data_root={data}'
         for split in ('train', 'val', 'test')
     ]
-    tool(
-        'train.py',
-        CONFIG,
-        '--work-dir',
-        folder / 'work',
-        '--cfg-options',
-        f'train_cfg.max_epochs={EPOCHS}',
-        f'param_scheduler.1.end={EPOCHS}',
-        *options,
-    )
+    tool('train.py', CONFIG, '--work-dir', folder / 'work', '--cfg-options',
+         f'train_cfg.max_epochs={EPOCHS}', f'train_cfg.val_interval={EPOCHS}',
+         f'param_scheduler.1.end={EPOCHS}', *options)  # fmt: skip
     return folder / 'work' / f'epoch_{EPOCHS}.pth', options
 
 
@@ -48,7 +37,8 @@ def test_it_reads_digits_that_it_never_saw(trained):
     printed = tool('test.py', CONFIG, checkpoint, '--work-dir', checkpoint.parent,
                   '--cfg-options', *options)  # fmt: skip
     top1 = float(re.findall(r'accuracy/top1: ([\d.]+)', printed)[-1])
-    assert top1 > 60  # 10 is chance; the whole training gets beyond 95
+    # Chance is 10. These four epochs: 54; the whole training gets beyond 95.
+    assert top1 > 35
 
 
 def test_its_points_move_onto_the_digit(trained, tmp_path):
@@ -59,5 +49,6 @@ def test_its_points_move_onto_the_digit(trained, tmp_path):
         '--out', tmp_path / 'pictures', '--cfg-options', *options)  # fmt: skip
     result = json.loads(out.read_text())
     assert list(result['stages']) == [f'focusing.{i}' for i in range(4)] + ['cortex.0']
-    assert result['ratio'] > 1.2 and result['last'] - result['first'] > 0.03
+    # 1 and 0 before training; the whole of it gets beyond 2.
+    assert result['ratio'] > 1.1 and result['last'] - result['first'] > 0.015
     assert list((tmp_path / 'pictures').glob('*.png'))

@@ -1,7 +1,6 @@
 """The detection quick start's model, trained for a tenth of its time: it detects."""
 
 import re
-import sys
 
 import pytest
 
@@ -9,15 +8,10 @@ pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection'
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytestmark = [pytest.mark.mmdet, pytest.mark.slow]
 
-from helpers.toy_training import ROOT, run  # noqa: E402
+from helpers.toy_training import ROOT, tool  # noqa: E402
 
 CONFIG = ROOT / 'configs/detection/sparseformer-nano-modern_1xb16_digits.py'
 EPOCHS = 2
-
-
-def tool(name, *args):
-    command = [sys.executable, ROOT / 'tools' / name, *args]
-    return run(command, ROOT, CUDA_VISIBLE_DEVICES='-1')
 
 
 def test_it_finds_digits_that_it_never_saw(tmp_path):

@@ -1,7 +1,6 @@
 """The video quick start's model, trained for a quarter of its time: it sees motion."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -11,15 +10,10 @@ pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytest.importorskip('av', reason='PyAV writes the clips')
 pytestmark = [pytest.mark.mmaction, pytest.mark.slow]
 
-from helpers.toy_training import ROOT, run  # noqa: E402
+from helpers.toy_training import ROOT, tool  # noqa: E402
 
 CONFIGS = ROOT / 'configs/video'
 EPOCHS = 3
-
-
-def tool(name, *args):
-    command = [sys.executable, ROOT / 'tools' / name, *args]
-    return run(command, ROOT, CUDA_VISIBLE_DEVICES='-1')
 
 
 def test_it_recognises_motions_and_needs_the_order_of_frames(tmp_path):
