@@ -1,5 +1,6 @@
 """Two processes take the same first step as one with the joined batch."""
 
+import json
 import sys
 
 import pytest
@@ -59,6 +60,21 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     assert 'gloo' in log
     assert 'Epoch(train) [1][2/2]' in log
     assert (tmp_path / 'two' / 'epoch_1.pth').is_file()
+
+    # Their predictions are those of all pictures, in the order of the data set.
+    out = ['--out', 'out.json', '--work-dir', 'tested']
+    run(
+        ['bash', tools / 'dist_test.sh', config, 'two/epoch_1.pth', '2', *out],
+        tmp_path,
+        PORT=free_port(),
+        **cpu,
+    )
+    names = [
+        sample['img_path'].split('val/')[1]
+        for sample in json.loads((tmp_path / 'out.json').read_text())
+    ]
+    assert names == [f'class{label}/{i}.png' for label in range(3) for i in range(5)]
+    assert not list(tmp_path.glob('.out*'))
 
     one, two = (torch.load(tmp_path / f'{name}.pth') for name in ('one', 'two'))
     assert one.keys() == two.keys()
