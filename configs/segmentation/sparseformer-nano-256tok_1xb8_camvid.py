@@ -13,7 +13,7 @@ model = dict(
 )
 
 default_hooks = dict(
-    logger=dict(interval=25), checkpoint=dict(interval=250, max_keep_ckpts=1)
+    logger=dict(interval=25), checkpoint=dict(interval=250, max_keep_ckpts=2)
 )
 # A fixed seed, so that a second run gives the same figures.
 randomness = dict(seed=0)
