@@ -134,7 +134,11 @@ def make_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Li
     Not a class of its own: torch's quantization, LoRA and the like replace modules
     whose type is exactly ``nn.Linear``.
     """
-    layer = nn.Linear(in_features, out_features, bias)
+    # Without torch's own values first, which would use up numbers of the seed.
+    device = torch.empty(0).device  # of a `with torch.device(...)` around
+    layer = nn.utils.skip_init(
+        nn.Linear, in_features, out_features, bias, device=device
+    )
     reset_linear(layer)
     return layer
 

@@ -77,6 +77,17 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     assert ops.drop_path(x, 0.0, training=True) is x
 
 
+def test_only_the_weights_take_random_numbers():
+    """Nothing in between: a seed gives the weights that it always gave."""
+    torch.manual_seed(0)
+    layers = [ops.make_linear(6, 5), ops.make_linear(5, 4, bias=False)]
+    torch.manual_seed(0)
+    for layer in layers:
+        expected = torch.empty_like(layer.weight)
+        torch.nn.init.trunc_normal_(expected, std=0.02, a=-2.0, b=2.0)
+        assert torch.equal(layer.weight, expected)
+
+
 def test_init_is_truncated_normal():
     torch.manual_seed(0)
     layer = ops.make_linear(300, 300)

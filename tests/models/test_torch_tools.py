@@ -7,30 +7,14 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from helpers.numerics import assert_near
+from helpers.small_model import ARCH, small_model
 from sparseformer_mm import SparseFormer, SparseFormerClassifier
 from sparseformer_mm.models import ops
 from sparseformer_mm.models.location_attention import LocationAwareAttention
 
-ARCH = dict(
-    num_tokens=5,
-    num_points=7,
-    focusing_dims=16,
-    focusing_repeats=2,
-    cortex_dims=24,
-    cortex_depth=2,
-    num_heads=4,
-    feat_channels=8,
-)
-
 
 def make(dtype=torch.float64, **kwargs):
-    torch.manual_seed(0)
-    model = SparseFormer(ARCH, **kwargs).to(dtype)
-    with torch.no_grad():
-        for name, param in model.named_parameters():
-            if 'token_rois' not in name:
-                param.add_(torch.randn_like(param) * 0.1)
-    return model
+    return small_model(**kwargs).to(dtype)
 
 
 @pytest.fixture
