@@ -8,6 +8,9 @@ from typing import Dict
 from .scripts import load_tool, run_tool
 
 SPLITS = ('train', 'val')
+SMALL = ['--train', '40', '--val', '20']
+# Not a multiple of the columns of samples.png.
+SCATTERED = ['--train', '66', '--val', '21']
 
 
 def make_digits(*argv, status: int = 0) -> str:
