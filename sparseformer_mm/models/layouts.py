@@ -204,6 +204,11 @@ def _rename(key: str, source: str, target: str) -> Optional[str]:
     return None
 
 
+def are_rois(value: Optional[Tensor]) -> bool:
+    """Whether a tensor has the shape of RoIs, of images or videos."""
+    return value is not None and value.dim() == 2 and value.shape[1] in (4, 6)
+
+
 def to_mm(state: Mapping, layout: str, prefix: str = '') -> Dict[str, Tensor]:
     """Translate a state dict to this package's names.
 
@@ -224,7 +229,7 @@ def to_mm(state: Mapping, layout: str, prefix: str = '') -> Dict[str, Tensor]:
             name = _rename(name, layout, 'mm')
             if name is None:
                 continue
-            if name == 'latent.token_rois':
+            if name == 'latent.token_rois' and are_rois(value):
                 value = corners_to_rois(value)
             elif name == 'stem.conv.weight' and value.dim() == 5:
                 value = value.squeeze(2)
@@ -349,6 +354,8 @@ def inflate_state(
     Tokens are copied along time; nothing that depends on a token moves points or
     tubes in time yet.
 
+    Tensors of a shape that no image model has stay as they are.
+
     Args:
         state: of an image model.
         inflation: n_t.
@@ -357,12 +364,15 @@ def inflate_state(
     """
     result = dict(state)
     result['latent.token_rois'] = inflate_rois(state['latent.token_rois'], inflation)
-    result['latent.token_embeddings'] = state['latent.token_embeddings'].repeat(
-        inflation, 1
-    )
+    moving = ('sampler.bias', 'sampler.proj.weight', 'roi_adjust.proj.weight')
     for key, value in state.items():
-        if key.endswith(
-            ('sampler.bias', 'sampler.proj.weight', 'roi_adjust.proj.weight')
+        if key == 'latent.token_embeddings' and value.dim() == 2:
+            result[key] = value.repeat(inflation, 1)
+        elif (
+            key.endswith(moving)
+            and value.dim() == (1 if key.endswith('bias') else 2)
+            and value.numel()
+            and len(value) % 2 == 0
         ):
             # Axes come in groups of x, y per point, or of center and size.
             axes = value.unflatten(0, (-1, 2))

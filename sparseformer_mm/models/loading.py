@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .layouts import (
     MARKERS,
+    are_rois,
     find_weights,
     inflate_state,
     to_mm,
@@ -118,7 +119,7 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     if unexpected:
         problems += f'; unexpected keys: {_shorten(unexpected)}'
     rois = source.get('latent.token_rois')
-    if rois is not None and rois.shape[-1] > own['latent.token_rois'].shape[-1]:
+    if are_rois(rois) and rois.shape[-1] > own['latent.token_rois'].shape[-1]:
         problems += (
             '; the checkpoint holds a video model (spatial_dims=3), this model is one '
             'for images'
@@ -187,7 +188,9 @@ def _fit(
     """
     redrawn, reasons = [], []
     rois = source.get('latent.token_rois')
-    if rois is not None and rois.shape[-1] == 4 and model.spatial_dims == 3:
+    if not are_rois(rois) or not len(rois):
+        rois = None  # reported as missing or mismatched
+    elif rois.shape[-1] == 4 and model.spatial_dims == 3:
         source = inflate_state(source, model.token_inflation, model.time_offsets)
         reasons.append(
             'image weights inflated to tubes with '
@@ -203,7 +206,9 @@ def _fit(
     num_points = model.arch['num_points']
     biases = [v for k, v in source.items() if k.endswith('sampler.bias')]
     dims = model.spatial_dims if rois is None else rois.shape[-1] // 2
-    points = len(biases[0]) // dims if biases else num_points
+    points = num_points
+    if biases and biases[0].dim() == 1 and len(biases[0]) % dims == 0:
+        points = len(biases[0]) // dims
     fitted = {}
     if points != num_points:
         reasons.append(f'{num_points} sampling points here, {points} in the checkpoint')
