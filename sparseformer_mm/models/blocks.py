@@ -69,7 +69,7 @@ class FFN(BaseModule):
 class RoIAdjust(BaseModule):
     """Move and scale each token's RoI by what the token says (equations 7 to 9).
 
-    ``deltas = make_linear(LayerNorm(t))`` without bias, applied by
+    ``deltas = Linear(LayerNorm(t))`` without bias, applied by
     :func:`~.rois.adjust_rois`. The linear layer starts at zero, so RoIs start
     unchanged, and the norm's gain at d^-1/2. Computed in float32 under autocast.
 
