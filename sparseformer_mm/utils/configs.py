@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Optional
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ..models.arch import ARCHS
 from .errors import fail
 
 __all__ = [
+    'CfgOptions',
     'build_model',
     'find_config',
     'load_config',
@@ -43,6 +44,19 @@ _ALIASES = {
 }
 
 _DROP_PATH_RATES = {'tiny': 0.2, 'small': 0.3, 'base': 0.4}
+
+
+class CfgOptions(DictAction):
+    """mmengine's action for ``--cfg-options``; says which word is not KEY=VALUE."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for word in values or ():
+            try:
+                if word.startswith('='):
+                    raise ValueError('no key')
+                super().__call__(parser, namespace, [word], option_string)
+            except (ValueError, AssertionError):  # no '=', or an open bracket
+                parser.error(f'argument {option_string}: {word!r} is not KEY=VALUE')
 
 
 def require_library(scope: Optional[str]) -> None:

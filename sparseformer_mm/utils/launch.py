@@ -8,12 +8,12 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..host import host_of, type_name
-from .configs import load_config
+from .configs import CfgOptions, load_config
 from .errors import fail
 
 __all__ = [
@@ -51,7 +51,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         metavar='KEY=VALUE',
         help='override settings of the config, for example '
         'optim_wrapper.optimizer.lr=1e-4; lists as key=a,b or '

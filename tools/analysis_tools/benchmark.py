@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
 import torch
-from mmengine.config import DictAction
 from torch import nn
 from torch.nn import functional as F
 
-from sparseformer_mm.utils.configs import build_model
+from sparseformer_mm.utils.configs import CfgOptions, build_model
 from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.outputs import check_writable
 
@@ -78,7 +77,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='overrides for all models given as configs',
     )
     parser.add_argument('--json', metavar='FILE', help='write the results')

@@ -17,13 +17,13 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from torch import Tensor, nn
 
 from sparseformer_mm.utils.checkpoints import check_checkpoint
-from sparseformer_mm.utils.configs import load_config
+from sparseformer_mm.utils.configs import CfgOptions, load_config
 from sparseformer_mm.utils.errors import explain_errors, fail
 from sparseformer_mm.utils.outputs import check_folder, check_writable
 from sparseformer_mm.visualization.draw import draw_stages
@@ -214,7 +214,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='overrides for the config, key=value',
     )
     args = parser.parse_args()

@@ -12,11 +12,10 @@ from collections import defaultdict
 from typing import Dict, Optional, Sequence
 
 import torch
-from mmengine.config import DictAction
 from torch import nn
 
 from sparseformer_mm.models import AdaptiveMixing, SparseFormer, StaticMixing
-from sparseformer_mm.utils.configs import build_model
+from sparseformer_mm.utils.configs import CfgOptions, build_model
 from sparseformer_mm.utils.counting import MacReport, count_macs
 from sparseformer_mm.utils.errors import fail
 
@@ -43,7 +42,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override settings of the config',
     )
     parser.add_argument(

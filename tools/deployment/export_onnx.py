@@ -27,13 +27,13 @@ import os
 from typing import Optional, Sequence
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import nn
 
 from sparseformer_mm.deployment import check, export
 from sparseformer_mm.host import LIBRARIES, host_of, packing_datasets
 from sparseformer_mm.utils.checkpoints import load_model
-from sparseformer_mm.utils.configs import load_config
+from sparseformer_mm.utils.configs import CfgOptions, load_config
 from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.outputs import check_writable, replacing
 
@@ -100,7 +100,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         metavar='KEY=VALUE',
         help='override settings of the config',
     )
