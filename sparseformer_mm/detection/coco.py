@@ -45,8 +45,25 @@ def check_structure(content: Any, source: str) -> Iterator[Problem]:
                 f"{source} has no list {part!r}, as files in COCO's format have: "
                 'export it as COCO JSON (object detection)'
             )
-            continue
+            return
+        odd = [entry for entry in entries if not isinstance(entry, dict)]
+        if odd:
+            yield Problem(
+                f'{source}: {len(odd):,} of {len(entries):,} {part} are not objects of '
+                f'{", ".join(needed)}, for instance {odd[0]!r}: write them so'
+            )
+            return
         for key in needed:
+            wrong = [
+                entry for entry in entries if not _is_meant(key, entry.get(key, 0))
+            ]
+            if wrong:
+                yield Problem(
+                    f'{source}: {len(wrong):,} of {len(entries):,} {part} have a '
+                    f'{key!r} of the wrong kind, for instance {_short(wrong[0])}: '
+                    'correct it'
+                )
+                return
             lacking = [entry for entry in entries if key not in entry]
             if lacking:
                 cure = cures.get(key, f'add {key!r} to each')
@@ -54,8 +71,6 @@ def check_structure(content: Any, source: str) -> Iterator[Problem]:
                     f'{source}: {len(lacking):,} of {len(entries):,} {part} have no '
                     f'{key!r}, for instance {_short(lacking[0])}: {cure}'
                 )
-    if not isinstance(content, dict):
-        return
     boxes = [note for note in content.get('annotations') or () if 'bbox' in note]
     wrong = [note for note in boxes if not _is_box(note['bbox'])]
     if wrong:
@@ -77,6 +92,15 @@ def check_structure(content: Any, source: str) -> Iterator[Problem]:
 def _short(entry: dict) -> str:
     text = repr({key: value for key, value in entry.items() if key != 'segmentation'})
     return text if len(text) < 120 else text[:116] + ' ...'
+
+
+def _is_meant(key: str, value: Any) -> bool:
+    """Whether a value is of a kind that its key may have; boxes are seen to later."""
+    if key in ('width', 'height', 'area'):
+        return isinstance(value, (int, float))
+    if key == 'bbox':
+        return True
+    return isinstance(value, (int, str))  # pycocotools takes names as ids too
 
 
 def _is_box(box) -> bool:
