@@ -1,13 +1,14 @@
 """What can be wrong with the data of a classifier."""
 
 import os
+from array import array
 from typing import Iterator, Optional, Sequence
 
 import numpy as np
 from torch import nn
 
 from ..engine.datasets import data_infos, find_step, source_of
-from ..engine.pictures import check_pictures, is_local
+from ..engine.pictures import check_pictures, files_of, is_local
 from ..engine.problems import (
     Problem,
     Use,
@@ -61,18 +62,20 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     num_classes = getattr(head, 'num_classes', None)
     if num_classes is None and names is not None:
         num_classes = len(names)
-    labels, samples, files = [], [], {}
+    labels, owners = array('q'), array('q')
     for index, info in enumerate(data_infos(dataset)):
-        path = info.get('img_path')
-        if isinstance(path, str):
-            files.setdefault(path, index)
         for label in np.atleast_1d(info.get('gt_label', ())):
-            labels.append(label)
-            samples.append(path)
+            labels.append(int(label))
+            owners.append(index)
     if labels:
-        yield from check_labels(labels, samples, num_classes, names, source)
+
+        def name_of(number: int) -> str:
+            return dataset.get_data_info(owners[number])['img_path']
+
+        yield from check_labels(labels, name_of, num_classes, names, source)
     yield from check_left_out(dataset)
     loader = find_step(dataset, 'LoadImage')
+    files = files_of(dataset, 'img_path', use)
     yield from check_pictures(files, 'pictures', dataset, use, loader)
 
 

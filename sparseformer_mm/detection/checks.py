@@ -9,7 +9,7 @@ from mmengine.fileio import get
 from torch import nn
 
 from ..engine.datasets import data_infos, find_step, pick, source_of
-from ..engine.pictures import check_pictures, orientation, turns_by_exif
+from ..engine.pictures import check_pictures, files_of, orientation, turns_by_exif
 from ..engine.problems import (
     Problem,
     Use,
@@ -18,7 +18,7 @@ from ..engine.problems import (
     some,
     unseen_classes,
 )
-from .coco import check_coco, check_structure, read_annotations
+from .coco import check_coco, check_scored, check_structure, read_annotations
 
 
 def check_model(model: nn.Module) -> Iterator[Problem]:
@@ -40,17 +40,22 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     content = read_annotations(dataset) if is_coco else None
     if is_coco and not any('segments_info' in x for x in content['annotations']):
         yield from check_coco(content, source, classes, use)
+    scored = content is not None and any(
+        check_scored(content['annotations'], source, use)
+    )
     del content
     yield from check_num_classes(_head(use.model), 'bbox_head', classes, source)
-    boxes, ids, files = Boxes(), [], {}
-    for index, info in enumerate(data_infos(dataset)):
+    boxes, ids = Boxes(), []
+    for info in data_infos(dataset):
         boxes.add(info.get('instances', ()))
         ids.append(info.get('img_id'))
-        if isinstance(info.get('img_path'), str):
-            files.setdefault(info['img_path'], index)
     yield from boxes.check(source, classes, use)
     yield from check_metrics(ids, source, use)
+    for api in _truths(use.metrics) if not scored else ():  # of a file of its own
+        truth = f'the ann_file of {use.split}_evaluator'
+        yield from check_scored(api.dataset.get('annotations', ()), truth, use)
     loader = find_step(dataset, 'LoadImage')
+    files = files_of(dataset, 'img_path', use)
     yield from check_pictures(files, 'pictures', dataset, use, loader)
     yield from check_sizes(dataset, use, loader)
 
@@ -126,12 +131,15 @@ class Boxes:
             yield Problem(unseen_classes(unseen, classes, source), fatal=False)
 
 
+def _truths(metrics: Sequence) -> List[COCO]:
+    """What metrics have read from an annotation file of their own."""
+    apis = [getattr(metric, '_coco_api', None) for metric in metrics]
+    return [api for api in apis if api is not None]
+
+
 def check_metrics(ids: Sequence, source: str, use: Use) -> Iterator[Problem]:
     """A metric that scores against the annotations of other pictures."""
-    for metric in use.metrics:
-        api = getattr(metric, '_coco_api', None)
-        if api is None:
-            continue
+    for api in _truths(use.metrics):
         unknown = [i for i in ids if i not in api.imgs]
         if unknown:
             yield Problem(

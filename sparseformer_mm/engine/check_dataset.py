@@ -97,7 +97,8 @@ class CheckDatasetHook(Hook):
         new = {
             split: loader
             for split, loader in loaders.items()
-            if (split, id(loader.dataset)) not in self._checked
+            if hasattr(loader, 'dataset')  # not so in a loop of somebody's own
+            and (split, id(loader.dataset)) not in self._checked
         }
         uses = {split: self._use(runner, split) for split in new}
         for split, loader in new.items():

@@ -13,7 +13,7 @@ from .datasets import pick, source_of, with_progress
 from .problems import Problem, Use, some
 
 # Looking up a file takes microseconds on a disk and a millisecond on a network.
-_MAX_LOOKUPS = 20_000
+MAX_LOOKUPS = 5_000
 _CURE = 'copy or download it again, or remove it together with its annotation'
 _ORIENTATION = 0x0112  # EXIF
 
@@ -121,6 +121,16 @@ def load_problem(
         return text
 
 
+def files_of(dataset: Any, key: str, use: Use) -> Dict[str, int]:
+    """Path -> index of a sample, for the files to look up: all, or 5,000 of more."""
+    files: Dict[str, int] = {}
+    for index in pick(len(dataset), MAX_LOOKUPS, use.seed):
+        path = dataset.get_data_info(index).get(key)
+        if isinstance(path, str):
+            files.setdefault(path, index)
+    return files
+
+
 def check_pictures(
     files: Dict[str, int],
     kind: str,
@@ -131,11 +141,11 @@ def check_pictures(
 ) -> Iterator[Problem]:
     """Files that are missing, empty, cut off or no pictures.
 
-    All are looked up (a sample of 20,000 of more); ``use.sample`` of them, and those
-    whose end is not that of their format, are opened.
+    All are looked up; ``use.sample`` of them, and those whose end is not that of their
+    format, are opened.
 
     Args:
-        files: path of each -> index of a sample that has it.
+        files: see :func:`files_of`.
         kind: what they are: 'pictures', 'masks'.
         dataset: they belong to.
         loader: step of the pipeline that loads them; None: nothing does, nor is it
@@ -149,9 +159,7 @@ def check_pictures(
     local = [] if backend_args else [path for path in paths if is_local(path)]
     bad: Dict[str, List[str]] = {}
     suspects = []
-    looked_up = pick(len(local), _MAX_LOOKUPS, use.seed)
-    for index in with_progress(looked_up, f'{kind} of {source}', len(looked_up)):
-        path = local[index]
+    for path in with_progress(local, f'{kind} of {source}', len(local)):
         cause = missing_or_empty(path)
         if cause:
             bad.setdefault(cause, []).append(path)

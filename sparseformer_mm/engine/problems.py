@@ -1,6 +1,6 @@
 """What can be wrong with a data set, and how that is said."""
 
-from typing import Any, Iterable, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 from torch import nn
@@ -100,7 +100,7 @@ def compare_class_names(
 
 def check_labels(
     labels: Sequence[int],
-    samples: Sequence[str],
+    name_of: Callable[[int], str],
     num_classes: Optional[int],
     names: Optional[Sequence[str]],
     source: str,
@@ -109,7 +109,7 @@ def check_labels(
 
     Args:
         labels: of the samples; a sample with several labels comes several times.
-        samples: a name for each label.
+        name_of: the file that a label is of, by its place in ``labels``.
         num_classes: of the head; None if unknown.
         names: of the classes, if known.
         source: file or folder that the labels are from.
@@ -120,7 +120,7 @@ def check_labels(
         first = negative[0]
         yield Problem(
             f'{source}: {len(negative):,} labels are negative, for instance '
-            f'{values[first]} of {samples[first]} (a missing label reads as -1): give '
+            f'{values[first]} of {name_of(first)} (a missing label reads as -1): give '
             'each sample the number of its class, from 0'
         )
     if num_classes is None:
@@ -133,7 +133,7 @@ def check_labels(
             hint = ' (the labels seem to count from 1: subtract 1)'
         yield Problem(
             f'{source}: {len(beyond):,} labels are beyond the classes, for instance '
-            f'{values[first]} of {samples[first]}, but num_classes={num_classes} of '
+            f'{values[first]} of {name_of(first)}, but num_classes={num_classes} of '
             f'the head allows 0 to {num_classes - 1}{hint}: correct the labels, or '
             'num_classes'
         )

@@ -1,16 +1,22 @@
 """What can be wrong with the data of a segmentor."""
 
 import os
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Dict, Iterator, List, Set
 
 import mmcv
 import numpy as np
 import torch
-from mmengine import dist, fileio
-from torch import Tensor, nn
+from mmengine import fileio
+from torch import nn
 
-from ..engine.datasets import data_infos, find_step, pick, source_of, with_progress
-from ..engine.pictures import check_pictures, is_local, orientation, turns_by_exif
+from ..engine.datasets import find_step, pick, source_of, with_progress
+from ..engine.pictures import (
+    check_pictures,
+    files_of,
+    is_local,
+    orientation,
+    turns_by_exif,
+)
 from ..engine.problems import (
     Problem,
     Use,
@@ -20,91 +26,28 @@ from ..engine.problems import (
     some,
     unseen_classes,
 )
+from .labels import BatchCheck, Labels, heads_of
 
+_KEYS = ('img_path', 'seg_map_path')
+_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
-def _heads(model: Optional[nn.Module]) -> Dict[str, nn.Module]:
-    """All decode heads by name, that of the answer first."""
-    heads = {}
-    for name in ('decode_head', 'auxiliary_head'):
-        head = getattr(model, name, None)
-        parts = list(head)[::-1] if isinstance(head, nn.ModuleList) else [head]
-        for part in parts:
-            if part is not None:
-                heads.setdefault(name if len(parts) == 1 else f'a {name}', part)
-    return heads
-
-
-class Labels(NamedTuple):
-    """Which labels a mask may hold.
-
-    Attributes:
-        count: of classes, 0 to ``count - 1`` are allowed.
-        ignore: one more that is allowed; None for none.
-    """
-
-    count: int
-    ignore: Optional[int]
-
-    @classmethod
-    def of(cls, head: nn.Module) -> 'Labels':
-        """Those that a head learns; one output is two classes, under a sigmoid."""
-        single = head.out_channels == 1
-        return cls(2 if single else head.num_classes, head.ignore_index)
-
-    def wrong(self, label: Tensor) -> List[int]:
-        """The values in a mask that are not allowed."""
-        wrong = (label < 0) | (label >= self.count)
-        if self.ignore is not None:
-            wrong &= label != self.ignore
-        return label[wrong].unique().tolist() if wrong.any() else []
-
-    def explain(self, values: Sequence[int]) -> str:
-        """What to say of such values."""
-        hint = ''
-        if list(values) == [255] and self.count == 2:
-            hint = 'write 1 for 255, '
-        return (
-            f'masks hold the labels {some(values, 10)}, but num_classes={self.count} '
-            f'allows 0 to {self.count - 1} and ignore_index={self.ignore}: {hint}'
-            'correct num_classes of the head, set reduce_zero_label=True on the '
-            'dataset and LoadAnnotations if label 0 means unlabelled, or set '
-            'ignore_index'
-        )
-
-
-def check_batch(samples: Sequence[Any], labels: Labels) -> Iterator[Problem]:
-    """Masks of mmseg's data samples that hold what is no class."""
-    for sample in samples:
-        data = sample.gt_sem_seg.data if 'gt_sem_seg' in sample else None
-        if data is None:
-            continue
-        path = sample.get('seg_map_path') or sample.get('img_path')
-        if data.dim() != 3 or data.shape[0] != 1:
-            yield Problem(
-                f'masks must have one channel of class numbers, got a label of shape '
-                f'{tuple(data.shape)}{f" from {path}" if path else ""}: convert colour '
-                'pictures'
-            )
-            continue
-        values = labels.wrong(data)
-        if values:
-            name = f'{path}: ' if path else ''
-            yield Problem(f'{name}{labels.explain(values)}')
+__all__ = ['BatchCheck', 'check_dataset', 'check_model']
 
 
 def check_model(model: nn.Module) -> Iterator[Problem]:
     """Heads that cannot learn."""
-    for name, head in _heads(model).items():
-        outputs, loss = getattr(head, 'out_channels', None), head.loss_decode
+    for name, head in heads_of(model).items():
+        outputs = getattr(head, 'out_channels', None)
+        loss = getattr(head, 'loss_decode', None)
         yield from check_single_class(name, outputs, loss)
 
 
 def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     """Masks and pictures of a data set of mmseg."""
     source, classes = source_of(dataset), class_names(dataset)
-    heads = _heads(use.model)
+    heads = heads_of(use.model)
     for name, head in heads.items():
-        if head.out_channels > 1:
+        if getattr(head, 'out_channels', None) != 1:
             yield from check_num_classes(head, name, classes, source)
         elif classes is not None and len(classes) != 2:
             yield Problem(
@@ -112,19 +55,14 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
                 f'with {len(classes)}, {some(map(repr, classes))}: name both, as in '
                 "metainfo=dict(classes=('background', 'thing')), with num_classes=2"
             )
-    photos: Dict[str, int] = {}
-    masks: Dict[str, int] = {}
-    for index, info in enumerate(data_infos(dataset)):
-        for files, key in ((photos, 'img_path'), (masks, 'seg_map_path')):
-            if isinstance(info.get(key), str):
-                files.setdefault(info[key], index)
+    photos, masks = (files_of(dataset, key, use) for key in _KEYS)
     load_photo = find_step(dataset, 'LoadImage')
     load_mask = find_step(dataset, 'LoadAnnotations')
     advice = 'check data_root, data_prefix, img_suffix and the names in ann_file'
     yield from check_pictures(photos, 'pictures', dataset, use, load_photo, advice)
     if load_mask is None:
         return
-    yield from check_left_out(dataset, photos, masks)
+    yield from check_left_out(dataset)
     advice = 'check data_root, data_prefix and seg_map_suffix'
     yield from check_pictures(masks, 'masks', dataset, use, load_mask, advice)
     if heads:
@@ -136,7 +74,7 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     yield from check_masks(dataset, use, load_photo, load_mask, labels)
 
 
-def check_left_out(dataset, photos, masks) -> Iterator[Problem]:
+def check_left_out(dataset) -> Iterator[Problem]:
     """Files in the folders of a data set that it passes over in silence."""
     prefix, file = dataset.data_prefix, dataset.ann_file
     folders = [prefix.get(key) for key in ('img_path', 'seg_map_path')]
@@ -149,12 +87,14 @@ def check_left_out(dataset, photos, masks) -> Iterator[Problem]:
         names = fileio.list_dir_or_file(folder, list_dir=False, recursive=True)
         return (os.path.join(folder, name) for name in names)
 
-    source, suffix = folders[0], dataset.img_suffix
-    endings = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+    source, suffix, ending = folders[0], dataset.img_suffix, dataset.seg_map_suffix
+    together = folders[1].startswith(source)
     others = [
         path
-        for path in files_in(folders[0])
-        if path.lower().endswith(endings) and path not in photos and path not in masks
+        for path in files_in(source)
+        if path.lower().endswith(_PICTURES)
+        and not path.endswith(suffix)
+        and not (together and path.endswith(ending))
     ]
     if others:
         yield Problem(
@@ -163,13 +103,12 @@ def check_left_out(dataset, photos, masks) -> Iterator[Problem]:
             'rename them',
             fatal=False,
         )
-    lonely = [
-        path
-        for path in files_in(folders[1])
-        if path.endswith(dataset.seg_map_suffix)
-        and path not in masks
-        and path not in photos
-    ]
+    lonely = []
+    for path in files_in(folders[1]):
+        if path.endswith(ending) and not (together and path.endswith(suffix)):
+            name = os.path.relpath(path[: -len(ending)], folders[1])
+            if not os.path.exists(os.path.join(source, name + suffix)):
+                lonely.append(path)
     if lonely:
         yield Problem(
             f'{len(lonely):,} masks of {folders[1]} have no picture in {source} and '
@@ -235,7 +174,9 @@ def check_masks(
         )
     if wrong:
         values = sorted(wrong)
-        yield Problem(f'{wrong[values[0]]} {of}: {labels.explain(values)}')
+        yield Problem(
+            f'{wrong[values[0]]} {of}: {labels.explain(values, wrong[values[0]])}'
+        )
     yield from _check_seen(seen, labels, class_names(dataset), of, opened, dataset)
     if sizes:
         yield Problem(
@@ -297,61 +238,3 @@ def _check_seen(
         if unseen and classes:
             text = unseen_classes(unseen, names, source_of(dataset))
             yield Problem(text, fatal=False)
-
-
-class BatchCheck:
-    """Looks at the masks of every batch, on the CPU, before the model does.
-
-    Args:
-        dataset: that the batches are from, maybe wrapped.
-        use: of it.
-        batch_size: in one process.
-    """
-
-    def __init__(self, dataset, use: Use, batch_size: int):
-        head = next(iter(_heads(use.model).values()), None)
-        self.labels = None if head is None else Labels.of(head)
-        self.names, self.split = class_names(dataset), use.split
-        self.seen = torch.zeros(256, dtype=torch.bool)
-        # After so many batches, every mask has been seen once or so.
-        total = batch_size * dist.get_world_size()
-        self.remaining = -(-len(dataset) // total) if use.split == 'train' else 0
-
-    def __call__(self, batch: dict) -> Iterator[Problem]:
-        """What is wrong in a batch; after the first pass, which classes it lacks."""
-        samples = batch.get('data_samples')
-        if self.labels is None or not samples:
-            return
-        if isinstance(samples[0], (list, tuple)):  # test-time augmentation
-            yield from check_batch([x for view in samples for x in view], self.labels)
-            return
-        yield from check_batch(samples, self.labels)
-        yield from self._check_shapes(batch['inputs'], samples)
-        if not self.remaining:
-            return
-        self.remaining -= 1
-        for sample in samples:
-            if 'gt_sem_seg' in sample:
-                label = sample.gt_sem_seg.data.flatten().clamp(0, 255)
-                self.seen |= torch.bincount(label, minlength=256) > 0
-        if not self.remaining:
-            seen = self.seen.int()
-            dist.all_reduce(seen)
-            unseen = [i for i in range(self.labels.count) if not seen[i]]
-            if unseen:
-                text = unseen_classes(unseen, self.names, 'the first pass of training')
-                yield Problem(text, fatal=False)
-
-    def _check_shapes(self, inputs, samples) -> Iterator[Problem]:
-        for image, sample in zip(inputs, samples):
-            if 'gt_sem_seg' not in sample:
-                continue
-            shape = tuple(sample.gt_sem_seg.shape)
-            # Tests compare in the picture's own size.
-            fitting = (tuple(image.shape[-2:]), tuple(sample.get('ori_shape', ())))
-            if shape not in (fitting[:1] if self.split == 'train' else fitting):
-                yield Problem(
-                    f'the mask of {sample.get("img_path")} is {shape[1]} x {shape[0]} '
-                    f'after the pipeline, the picture {image.shape[-1]} x '
-                    f'{image.shape[-2]}: save both in one size, the picture upright'
-                )

@@ -14,7 +14,7 @@ from ..models.location_attention import LocationAwareAttention
 from ..models.ops import make_linear, project, reset_linear
 from ..models.padding import inside_images, repeat_edges
 from ..models.tokens import SparseFormerOutput
-from .checks import Labels, check_batch
+from .labels import Labels, check_batch
 
 # Reading labels back from a GPU makes it wait: done for the first batches only.
 _CHECKED_BATCHES = 20

@@ -1,6 +1,7 @@
 """What can be wrong with the data of a video model."""
 
 import os
+from array import array
 from typing import Iterator, Optional
 
 import numpy as np
@@ -8,7 +9,7 @@ from mmengine.dataset import BaseDataset
 from torch import nn
 
 from ..engine.datasets import pick, source_of, with_progress
-from ..engine.pictures import is_local, missing_or_empty
+from ..engine.pictures import MAX_LOOKUPS, is_local, missing_or_empty
 from ..engine.problems import (
     Problem,
     Use,
@@ -20,7 +21,6 @@ from ..engine.problems import (
 )
 from .lists import check_video_dataset
 
-_MAX_LOOKUPS = 20_000
 # A clip takes as long as some pictures.
 _PICTURES_PER_CLIP = 4
 
@@ -45,16 +45,17 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
             f'num_classes={num_classes} of cls_head is not num_classes={theirs} of the '
             f'data set of {source}: make them the same'
         )
-    labels, samples, files = [], [], {}
+    labels, owners = array('q'), array('q')
     for index in with_progress(range(len(dataset)), source, len(dataset)):
         # Not mmaction2's, which makes labels of several classes one-hot, or fails.
         info = BaseDataset.get_data_info(dataset, index)
-        path = info.get('filename') or info.get('frame_dir')
-        if isinstance(path, str):
-            files.setdefault(path, index)
         for label in np.atleast_1d(info.get('label', ())):
-            labels.append(label)
-            samples.append(path)
+            labels.append(int(label))
+            owners.append(index)
+
+    def name_of(number: int) -> str:
+        return _path(BaseDataset.get_data_info(dataset, owners[number]))
+
     if use.split == 'test' and set(labels) == {-1}:  # what mmaction2 puts for none
         yield Problem(
             f'{source} has no labels: predictions can be written, but not scored. '
@@ -64,10 +65,14 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     elif labels:
         try:
             check_video_dataset(dataset, num_classes, labeled=True)
-            yield from check_labels(labels, samples, num_classes, names, source)
+            yield from check_labels(labels, name_of, num_classes, names, source)
         except ValueError as error:
             yield Problem(str(error))
-    yield from check_clips(files, dataset, use)
+    yield from check_clips(dataset, use)
+
+
+def _path(info: dict) -> str:
+    return info.get('filename') or info.get('frame_dir') or ''
 
 
 def _missing(dataset, path: str, info: dict) -> Optional[str]:
@@ -86,36 +91,35 @@ def _missing(dataset, path: str, info: dict) -> Optional[str]:
     return None
 
 
-def check_clips(files: dict, dataset, use: Use) -> Iterator[Problem]:
+def check_clips(dataset, use: Use) -> Iterator[Problem]:
     """Videos and folders of frames that are missing, empty or damaged.
 
-    All are looked up (a sample of 20,000 of more); a quarter of ``use.sample`` is
+    All are looked up (a sample of 5,000 of more); a quarter of ``use.sample`` is
     decoded as the pipeline does it.
     """
-    paths, source = list(files), source_of(dataset)
-    bad = {}
-    looked_up = pick(len(paths), _MAX_LOOKUPS, use.seed)
-    for number in with_progress(looked_up, f'clips of {source}', len(looked_up)):
-        path = paths[number]
-        if is_local(path):
-            info = BaseDataset.get_data_info(dataset, files[path])
-            cause = _missing(dataset, path, info)
+    source, bad = source_of(dataset), {}
+    indices = pick(len(dataset), MAX_LOOKUPS, use.seed)
+    for index in with_progress(indices, f'clips of {source}', len(indices)):
+        info = BaseDataset.get_data_info(dataset, index)
+        if is_local(_path(info)):
+            cause = _missing(dataset, _path(info), info)
             if cause:
-                bad.setdefault(cause, []).append(path)
+                bad.setdefault(cause, []).append(_path(info))
     for cause, group in bad.items():
         yield Problem(
-            f'{len(group):,} of {len(paths):,} clips of {source} cannot be read: '
+            f'{len(group):,} of {len(indices):,} clips of {source} cannot be read: '
             f'{some(group)} {cause}: check data_root, data_prefix and the paths in '
             f'the list (seen from {os.getcwd()})'
         )
     named = {path for group in bad.values() for path in group}
     count = max(1, use.sample // _PICTURES_PER_CLIP) if use.sample else 0
-    sample = [paths[i] for i in pick(len(paths), count, use.seed)]
-    for path in with_progress(sample, f'clips of {source}', len(sample)):
+    indices = pick(len(dataset), count, use.seed)
+    for index in with_progress(indices, f'clips of {source}', len(indices)):
+        path = _path(BaseDataset.get_data_info(dataset, index))
         if path in named:
             continue
         try:
-            _decode(dataset, files[path])
+            _decode(dataset, index)
         except Exception as error:
             text = str(error).strip().splitlines()
             reason = text[0] if text else type(error).__name__

@@ -368,6 +368,16 @@ def test_a_metric_with_other_annotations(tmp_path):
         assert all(said in problem.message for problem in problems)
 
 
+def test_a_metric_with_annotations_that_cannot_be_scored(tmp_path):
+    dataset, file = make_dataset(tmp_path), tmp_path / 'other.json'
+    file.write_text(json.dumps(changed(annotations=remove('iscrowd'))))
+    use = Use('test', metrics=[CocoMetric(ann_file=str(file))])
+    (problem,) = check_dataset(dataset, use)
+    assert problem.fatal
+    for part in ('the ann_file of test_evaluator', "no 'iscrowd'"):
+        assert part in problem.message
+
+
 @pytest.mark.parametrize(
     'orientation, said', [(6, 'turned as its EXIF says'), (3, '3')]
 )

@@ -183,7 +183,10 @@ def test_comparing_names():
 def test_labels():
     def check(labels, num_classes):
         names = [f'{i}.jpg' for i in range(len(labels))]
-        return list(check_labels(labels, names, num_classes, ['x', 'y'], 'list.txt'))
+        classes, source = ['x', 'y'], 'list.txt'
+        return list(
+            check_labels(labels, names.__getitem__, num_classes, classes, source)
+        )
 
     assert check([0, 1, 1], 2) == check([5], None) == []
     (problem,) = check([0, 0], 2)
