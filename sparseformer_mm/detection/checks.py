@@ -67,7 +67,7 @@ def check_annotations(dataset) -> Iterator[Problem]:
     file = dataset.ann_file
     try:
         content = read_annotations(dataset)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         yield Problem(
             f'{file} is no complete JSON file ({error}): export or copy it again'
         )

@@ -3,6 +3,7 @@
 import os
 import re
 from functools import partial
+from json import JSONDecodeError
 from types import FrameType
 from typing import Any, Iterator, List, Optional
 
@@ -35,7 +36,7 @@ def explain_data_error(error: BaseException) -> Optional[str]:
     if 'need at least one array to concatenate' in text:
         return _EMPTY  # what mmengine's data sets say when nothing is left
     frames = list(_frames(error))
-    building = [frame for frame in frames if frame.f_code.co_name in _READING]
+    building = [frame for frame in frames if _is_building(frame)]
     loader = next(filter(None, map(_loaded_dataset, frames)), None)
     if (building or loader is not None) and _is_ours(error, frames[-1]):
         return _last_line(text) if _from_worker(text) else text
@@ -43,9 +44,12 @@ def explain_data_error(error: BaseException) -> Optional[str]:
         return _explain_building(building[-1].f_locals.get('self'), error)
     if loader is not None:
         return _explain_loading(loader, text)
-    path = _named(_MISSING, text)
-    if path and any('ann_file' in frame.f_locals for frame in frames):
-        return _missing(path)  # of a metric
+    # What a metric reads.
+    files = list(filter(None, (frame.f_locals.get('ann_file') for frame in frames)))
+    if files and isinstance(error, FileNotFoundError):
+        return _missing(_named(_MISSING, text) or files[0])
+    if files and isinstance(error, JSONDecodeError):
+        return f'{files[0]} is no complete JSON file ({text}): export or copy it again'
     return None
 
 
@@ -54,6 +58,12 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
     while trace is not None:
         yield trace.tb_frame
         trace = trace.tb_next
+
+
+def _is_building(frame: FrameType) -> bool:
+    """Whether a frame is of a data set that is being made."""
+    of_dataset = hasattr(frame.f_locals.get('self'), 'load_data_list')
+    return of_dataset and frame.f_code.co_name in _READING
 
 
 def _is_ours(error: BaseException, frame: FrameType) -> bool:
@@ -104,8 +114,8 @@ def _explain_building(dataset: Any, error: BaseException) -> Optional[str]:
     reason = str(error).strip() or type(error).__name__
     return (
         f'{source_of(dataset)} cannot be read as {type(dataset).__name__} does it '
-        f'({type(error).__name__}: {reason}): compare it with the documentation of '
-        f'{type(dataset).__name__}'
+        f'({type(error).__name__}: {reason}): check data_root, data_prefix, ann_file '
+        'and metainfo of the data set'
     )
 
 

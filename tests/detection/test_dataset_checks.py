@@ -267,6 +267,15 @@ def test_files_that_are_cut_off_or_missing(tmp_path, content, said):
         CocoDataset(ann_file=str(file), data_prefix=dict(img=''), pipeline=[])
 
 
+@pytest.mark.parametrize('content, said', [('<html>', 'JSON'), (None, 'not exist')])
+def test_metrics_whose_file_cannot_be_read(tmp_path, content, said):
+    file = tmp_path / 'truth.json'
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit, match=f'truth.json .*{said}'), explain_errors():
+        CocoMetric(ann_file=str(file))
+
+
 @pytest.mark.parametrize('wrap', [lambda d: d, lambda d: RepeatDataset(d, 2)])
 def test_missing_category(tmp_path, wrap):
     dataset = wrap(make_dataset(tmp_path, ('cat', 'bird', 'dog')))

@@ -314,6 +314,12 @@ def test_other_errors_are_left_alone():
     assert explain_data_error(DatasetError('all said')) == 'all said'
 
 
+def test_a_misspelt_pipeline_is_no_fault_of_the_data():
+    with pytest.raises(Exception) as error:
+        Pictures('ab', pipeline=[dict(type='NoSuchStep')])
+    assert explain_data_error(error.value) is None
+
+
 class Broken(Pictures):
     def load_data_list(self):
         raise KeyError('height')
