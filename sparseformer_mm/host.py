@@ -9,6 +9,7 @@ name of a library or class.
 import copy
 import importlib
 import importlib.util
+from operator import attrgetter
 from types import ModuleType
 from typing import (
     Any,
@@ -22,6 +23,8 @@ from typing import (
     Union,
 )
 
+import numpy as np
+import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
@@ -33,6 +36,7 @@ __all__ = [
     'Host',
     'Library',
     'Normalisation',
+    'Prediction',
     'host_of',
     'packing_datasets',
     'scope_of',
@@ -87,6 +91,39 @@ class Normalisation(NamedTuple):
         mean, std = (images.new_tensor(x).view(shape) for x in (self.mean, self.std))
         return (images - mean) / std
 
+    def undo(self, images: Tensor) -> np.ndarray:
+        """The RGB pictures (B, ..., H, W, 3), uint8, that became (B, 3, ..., H, W)."""
+        shape = (-1,) + (1,) * (images.dim() - 2)
+        mean, std = (images.new_tensor(x).view(shape) for x in (self.mean, self.std))
+        images = images * std + mean
+        if self.channel_order == 'BGR':
+            images = images.flip(1)
+        pixels = images.movedim(1, -1).round().clamp(0, 255)
+        return pixels.to(torch.uint8).cpu().numpy()
+
+
+class Prediction(NamedTuple):
+    """What a model says about one picture or clip, each task in its own fields.
+
+    Attributes:
+        shape: height and width of the picture inside the network's input.
+        frames: (T, H, W, 3) RGB uint8, what the network sees where that is not the
+            picture itself, which its RoIs are relative to; T is 1 for a picture.
+        scores: (K,) probability of each class, of a classifier.
+        token_logits: (N, K) class by class what each token says, of a detector.
+        token_scores: (N, K) the same as probabilities.
+        token_boxes: (N, 4) x1, y1, x2, y2 relative to the picture, of a detector.
+        mask: (H, W) class of each pixel, of a segmentor.
+    """
+
+    shape: Tuple[int, int]
+    frames: Optional[np.ndarray] = None
+    scores: Optional[np.ndarray] = None
+    token_logits: Optional[Tensor] = None
+    token_scores: Optional[Tensor] = None
+    token_boxes: Optional[np.ndarray] = None
+    mask: Optional[np.ndarray] = None
+
 
 class Drawing(NamedTuple):
     """How a library draws predictions while it tests.
@@ -126,6 +163,15 @@ class Host:
     drawing: Optional[Drawing] = None
     #: What merges the predictions of several views; None if the library has nothing.
     tta_model: Optional[Dict[str, Any]] = None
+    #: Whether models take videos, not pictures; then it has find_videos(names) and
+    #: read_clip(path, cfg, view).
+    takes_videos = False
+    #: What a config must have so that pictures or videos can be read as in its test.
+    reading_keys: Tuple[str, ...] = ('model', 'test_dataloader')
+    #: What is drawn of a picture if nothing is said, beside what the model answers.
+    default_figures: Tuple[str, ...] = ()
+    #: Where models have a linear layer from a token to classes.
+    token_classifier: Optional[str] = None
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         """Build a config's model by the library's own function, without weights.
@@ -209,6 +255,57 @@ class Host:
 
     def _makes_one_size(self, resize: dict) -> bool:
         return not resize.get('keep_ratio') and resize.get('scale') is not None
+
+    def predict(self, model: nn.Module, source: Any) -> Prediction:
+        """Run a model of :meth:`init_model` on one picture or clip as in its test.
+
+        Args:
+            model: passes :meth:`check_model`.
+            source: path of a picture, or (H, W, 3) BGR uint8; of videos a
+                :class:`~sparseformer_mm.video.clips.Clip`.
+        """
+        raise NotImplementedError(f'{self.scope} has no such function')
+
+    def boxes_in_input(
+        self, cfg: Config, boxes: np.ndarray, shape: Sequence[int]
+    ) -> np.ndarray:
+        """Boxes (n, 4) relative to a picture (height, width), as its RoIs are.
+
+        Relative to what the network sees where that is drawn (``Prediction.frames``);
+        boxes that are cropped away are left out.
+        """
+        return boxes
+
+    def area_in_input(self, cfg: Config, area: np.ndarray) -> np.ndarray:
+        """Pixels (H, W) bool of a picture, where they are in what is drawn."""
+        return area
+
+    def token_logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
+        """What a classifier says to each token by itself (figure 6 of the paper).
+
+        Args:
+            model: of this library.
+            tokens: (..., N, d) of the backbone, through its final norm.
+
+        Returns:
+            (..., N, K). The mean over tokens is taken before that norm, so they do not
+            average to the picture's.
+
+        Raises:
+            ValueError: where the model has no linear layer from a token to classes.
+        """
+        if self.token_classifier is None:
+            raise ValueError(f'a {self.task} head gives no classes to single tokens')
+        head_name, layer = self.token_classifier.split('.')
+        head = attrgetter(head_name)(model)
+        classifier = getattr(head, layer, None)
+        if getattr(classifier, 'in_features', None) != tokens.shape[-1]:
+            raise ValueError(
+                f'the head {type(head).__name__} has no linear layer {layer} that '
+                f'takes the {tokens.shape[-1]} channels of a token, so no token can be '
+                'asked for its class'
+            )
+        return classifier(tokens)
 
 
 def _sides(value: Union[int, Tuple[int, int]]) -> List[int]:

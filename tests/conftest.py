@@ -1,3 +1,4 @@
+import importlib.util
 import logging
 from collections import OrderedDict
 
@@ -70,3 +71,21 @@ def log():
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
+
+
+@pytest.fixture(scope='session')
+def toys(tmp_path_factory):
+    """Task -> a model and pictures or videos to look at, made once."""
+    made = {}
+
+    def toy_of(task):
+        from helpers.toy_looks import Toy
+
+        (scope,) = (name for name, lib in LIBRARIES.items() if lib.task == task)
+        if importlib.util.find_spec(scope) is None:
+            pytest.skip(f'needs {scope}')
+        if task not in made:
+            made[task] = Toy(task, tmp_path_factory.mktemp(task))
+        return made[task]
+
+    return toy_of

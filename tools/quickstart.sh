@@ -115,9 +115,10 @@ result=${result##* }
 step 'pictures'
 case $task in
     classification)
-        "$python" tools/analysis_tools/focus_gain.py "$config" "$checkpoint" \
-            --out "$work/pictures"
-        picture=$work/pictures/focus_gain.png ;;
+        "$python" tools/visualization/vis_focus.py "$config" "$checkpoint" \
+            "$data/val" --out "$work/pictures" --max-images 1000 --shuffle \
+            --num-drawn 4 --json "$work/pictures/focus.json"
+        picture=$work/pictures/sheet.png ;;
     detection)
         "$python" tools/visualization/vis_focus.py "$config" "$checkpoint" \
             "$data/val" --out "$work/pictures"

@@ -1,15 +1,16 @@
 """What is particular to mmdet."""
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import mmdet.models  # noqa: F401  what a config needs to build
+import numpy as np
 import torch
-from mmdet.apis import init_detector
+from mmdet.apis import inference_detector, init_detector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..host import Drawing, Host
+from ..host import Drawing, Host, Prediction
 from ..models.rois import rois_to_corners
 from . import checks
 from .head import SparseFormerHead
@@ -103,6 +104,30 @@ class DetectionHost(Host):
             'flip_direction',
         )
         return views
+
+    def predict(self, model: nn.Module, source: Union[str, np.ndarray]) -> Prediction:
+        """Classes and box of each token, those that mmdet's own results come from."""
+        outputs = []
+        hook = model.bbox_head.register_forward_hook(
+            lambda module, args, output: outputs.append(output)
+        )
+        try:
+            sample = inference_detector(model, source)
+        finally:
+            hook.remove()
+        logits, boxes = (levels[-1, 0] for levels in outputs[0])
+        if model.bbox_head.loss_cls.use_sigmoid:
+            scores = logits.sigmoid()
+        else:
+            # The last is no object: a token that says so speaks for no class.
+            scores = logits.softmax(-1)[:, :-1]
+            logits = logits.log_softmax(-1)[:, :-1]
+        return Prediction(
+            sample.img_shape,
+            token_logits=logits,
+            token_scores=scores,
+            token_boxes=rois_to_corners(boxes).clamp(0, 1).cpu().numpy(),
+        )
 
 
 HOST = DetectionHost()

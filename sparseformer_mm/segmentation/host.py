@@ -1,14 +1,15 @@
 """What is particular to mmseg."""
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import mmseg.models  # noqa: F401  what a config needs to build
+import numpy as np
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmseg.apis import init_model
+from mmseg.apis import inference_model, init_model
 from torch import Tensor, nn
 
-from ..host import Drawing, Host
+from ..host import Drawing, Host, Prediction
 from . import checks
 
 
@@ -21,6 +22,7 @@ class SegmentationHost(Host):
         'SegVisualizationHook', 'draw', 'SegLocalVisualizer', None, views=True
     )
     tta_model = dict(type='SegTTAModel')
+    reading_keys = (*Host.reading_keys, 'test_pipeline')
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         return init_model(cfg, None, device=device)
@@ -58,6 +60,13 @@ class SegmentationHost(Host):
         # mmseg measures with the masks of the first view, flipped like its image.
         views[-1]['transforms'][0].reverse()
         return views
+
+    def predict(self, model: nn.Module, source: Union[str, np.ndarray]) -> Prediction:
+        """The class of each pixel."""
+        sample = inference_model(model, source)
+        return Prediction(
+            sample.img_shape, mask=sample.pred_sem_seg.data[0].cpu().numpy()
+        )
 
 
 HOST = SegmentationHost()

@@ -3,13 +3,16 @@
 from typing import Any, List, Optional
 
 import mmaction.models  # noqa: F401  what a config needs to build
+import torch
 from mmaction.apis import init_recognizer
 from mmaction.models.recognizers import Recognizer3D
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from ..host import Drawing, Host, steps_of_test
+from ..host import Drawing, Host, Prediction, steps_of_test
 from . import checks
+from .clips import Clip, find_videos, read_clip
 
 
 class VideoHost(Host):
@@ -20,6 +23,10 @@ class VideoHost(Host):
     drawing = Drawing(
         'VisualizationHook', 'enable', 'ActionVisualizer', 'out_dir', views=False
     )
+    takes_videos = True
+    find_videos, read_clip = staticmethod(find_videos), staticmethod(read_clip)
+    reading_keys = (*Host.reading_keys, 'test_pipeline')
+    token_classifier = 'cls_head.fc_cls'  # I3DHead, TSNHead
 
     def init_model(self, cfg: Config, device: str) -> nn.Module:
         return init_recognizer(cfg, None, device=device)
@@ -47,6 +54,20 @@ class VideoHost(Host):
     def _makes_one_size(self, resize: dict) -> bool:
         # Unlike the others', it keeps the ratio unless told not to.
         return not resize.get('keep_ratio', True) and resize.get('scale') is not None
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, source: Clip) -> Prediction:
+        """Scores of the classes, and the frames that the network sees."""
+        data = model.data_preprocessor(pseudo_collate([source.data]), False)
+        (sample,) = model(**data, mode='predict')
+        scores = sample.pred_score.reshape(-1)
+        if model.cls_head.average_clips != 'prob':
+            scores = scores.softmax(0)
+        clips = data['inputs'][:, 0]
+        normalisation = self.read_normalisation(model.data_preprocessor)
+        return Prediction(
+            clips.shape[-2:], normalisation.undo(clips)[0], scores.cpu().numpy()
+        )
 
 
 HOST = VideoHost()

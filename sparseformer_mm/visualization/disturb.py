@@ -14,10 +14,10 @@ class Disturbed(NamedTuple):
     """A disturbed picture.
 
     Attributes:
-        image (np.ndarray): (H', W', 3), as the undisturbed one otherwise.
-        area (np.ndarray): (H', W') bool, the pixels which were erased or added.
-        offset (Tuple[int, int]): x, y of the undisturbed picture's corner in it.
-        size (Tuple[int, int]): Width and height of the undisturbed picture.
+        image: (H', W', 3), as the undisturbed one otherwise.
+        area: (H', W') bool, the pixels which were erased or added.
+        offset: x, y of the undisturbed picture's corner in it.
+        size: width and height of the undisturbed picture.
     """
 
     image: np.ndarray
@@ -26,18 +26,10 @@ class Disturbed(NamedTuple):
     size: Tuple[int, int]
 
     def boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes of the undisturbed picture, where they are now.
-
-        Args:
-            boxes (np.ndarray): (n, 4) corners relative to the undisturbed picture.
-
-        Returns:
-            np.ndarray: (n, 4) relative to the disturbed one.
-        """
-        height, width = self.area.shape
+        """Boxes (n, 4) relative to the undisturbed picture, relative to this one."""
         boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
         pixels = boxes * np.tile(self.size, 2) + np.tile(self.offset, 2)
-        return pixels / [width, height, width, height]
+        return pixels / np.tile(self.area.shape[::-1], 2)
 
     def mask(self, mask: np.ndarray, fill: int = 255) -> np.ndarray:
         """A mask (H, W) of the undisturbed picture; ``fill`` where it was disturbed."""
@@ -48,20 +40,43 @@ class Disturbed(NamedTuple):
         return result
 
 
-def erase(
-    image: np.ndarray, share: float = 0.25, seed: int = 0, fill: str = 'grey'
+def disturb(
+    image: np.ndarray,
+    kind: str,
+    share: Optional[float] = None,
+    seed: int = 0,
+    fill: str = 'grey',
 ) -> Disturbed:
-    """Erase one rectangle of a picture (random erasing).
+    """Disturb a picture.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8.
-        share (float): Of the picture that is erased, above 0 and below 1; met up to
-            the rounding to whole pixels.
-        seed (int): The same picture and seed give the same rectangle. Its shape is
-            between 1:2 and 2:1 if it fits into the picture so, its place anywhere.
-        fill (str): 'grey' (128), 'black', 'mean' (the picture's mean colour) or
-            'noise' (any colour, pixel by pixel).
+        image: (H, W, 3) uint8.
+        kind: 'erase' erases one rectangle anywhere, between 1:2 and 2:1 if it fits so;
+            'zero-pad' and 'reflect-pad' put black or mirrored margins around the
+            picture, whose pixels stay as they are.
+        share: above 0. Of the picture that is erased, below 1 (0.25), met up to the
+            rounding to whole pixels; or width of the margin on each side in units of
+            the picture's, at most 1 (0.5, so that a quarter of the result is the
+            picture).
+        seed: of what is erased: the same picture and seed give the same rectangle.
+        fill: of what is erased: 'grey' (128), 'black', 'mean' (the picture's mean
+            colour) or 'noise' (any colour, pixel by pixel).
+
+    Raises:
+        ValueError: for another kind or fill, or a share out of bounds.
+
+    Example:
+        >>> disturb(np.zeros((8, 6, 3), np.uint8), 'zero-pad').image.shape
+        (16, 12, 3)
     """
+    if kind == 'erase':
+        return _erase(image, 0.25 if share is None else share, seed, fill)
+    if kind not in KINDS:
+        raise ValueError(f'kind={kind!r} is unknown; choose one of {KINDS}')
+    return _pad(image, 0.5 if share is None else share, kind == 'reflect-pad')
+
+
+def _erase(image: np.ndarray, share: float, seed: int, fill: str) -> Disturbed:
     if fill not in FILLS:
         raise ValueError(f'fill={fill!r} is unknown; choose one of {FILLS}')
     if not 0 < share < 1:
@@ -88,52 +103,13 @@ def erase(
     return Disturbed(image, area, (0, 0), (width, height))
 
 
-def pad(image: np.ndarray, share: float = 0.5, reflect: bool = False) -> Disturbed:
-    """Put margins around a picture; its pixels stay as they are.
-
-    Args:
-        image (np.ndarray): (H, W, 3) uint8.
-        share (float): Width of the margin on each side in units of the picture's, above
-            0 and at most 1. With 0.5 a quarter of the result is the picture.
-        reflect (bool): Margins mirror the picture instead of being black.
-    """
+def _pad(image: np.ndarray, share: float, reflect: bool) -> Disturbed:
     if not 0 < share <= 1:
         raise ValueError(f'share must be above 0 and at most 1, got {share!r}')
     height, width = image.shape[:2]
     x, y = (max(1, round(share * side)) for side in (width, height))
     margins = ((y, y), (x, x))
-    mode = 'reflect' if reflect else 'constant'
     area = np.pad(np.zeros((height, width), dtype=bool), margins, constant_values=True)
+    mode = 'reflect' if reflect else 'constant'
     padded = np.pad(image, (*margins, (0, 0)), mode=mode)
     return Disturbed(padded, area, (x, y), (width, height))
-
-
-def disturb(
-    image: np.ndarray,
-    kind: str,
-    share: Optional[float] = None,
-    seed: int = 0,
-    fill: str = 'grey',
-) -> Disturbed:
-    """Disturb a picture in one of the ways of :data:`KINDS`.
-
-    Args:
-        image (np.ndarray): (H, W, 3) uint8.
-        kind (str): 'erase', 'zero-pad' or 'reflect-pad'.
-        share (float, optional): See :func:`erase` and :func:`pad`, whose defaults
-            hold if it is not given.
-        seed, fill: Of 'erase'.
-
-    Raises:
-        ValueError: for another kind or fill, or a share out of bounds.
-
-    Example:
-        >>> disturb(np.zeros((8, 6, 3), np.uint8), 'zero-pad').image.shape
-        (16, 12, 3)
-    """
-    settings = {} if share is None else dict(share=share)
-    if kind == 'erase':
-        return erase(image, seed=seed, fill=fill, **settings)
-    if kind not in KINDS:
-        raise ValueError(f'kind={kind!r} is unknown; choose one of {KINDS}')
-    return pad(image, reflect=kind == 'reflect-pad', **settings)

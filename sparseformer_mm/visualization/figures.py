@@ -1,178 +1,156 @@
-"""Figures of one kind, a panel per sampling stage, and the numbers beside them."""
+"""What is on the figures: panels for a :class:`~.recording.Look`."""
 
-import json
-import math
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Dict, List, Optional, Sequence
+from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
-import torch
 
-from .draw import light_colors
-from .panels import Frames, Panel, corners_of, density_panels
-from .recording import Look
-from .sources import truth_frames
-from .statistics import (
-    StageStatistics,
-    share_in_area,
-    stage_statistics,
-)
+from .panels import Panel, Rectangles, fit_image, heat_image, token_colors
+from .recording import Frame, Look, Stage
+from .statistics import density_map
 
-KINDS = ('points', 'rois', 'density')
+GREY, WHITE = (0.62,) * 3, (1.0,) * 3
 
 
-def drawn_tokens(look: Look) -> np.ndarray:
-    """Indices of the tokens to draw: those that were asked for, or all."""
-    if look.tokens is not None:
-        return look.tokens
-    return np.arange(len(look.stages[-1].rois))
+def true_boxes(frame: Frame) -> Rectangles:
+    """Thin dashed lines around what is known to be there."""
+    return Rectangles(frame.boxes, WHITE, width=1, dashed=True)
+
+
+def _there(stage: Stage, frame: Frame) -> np.ndarray:
+    """(N,) bool: RoIs which are there at the time of a frame, from start to end."""
+    if frame.time is None:
+        return np.ones(len(stage.rois), dtype=bool)
+    return np.abs(stage.rois[:, 2] - frame.time) <= stage.rois[:, 5] / 2
 
 
 def kind_panels(look: Look, kind: str, bandwidth: float) -> List[Panel]:
     """The picture, then each of its stages.
 
+    Of a clip its middle frame, with the tubes that are there at its time and all their
+    points; densities are those of the whole clip.
+
     Args:
-        look: with a token's colour the same in all stages and figures.
+        look: a token's colour is the same in all stages and figures.
         kind: 'points', 'rois' or 'density'; the density is that of all tokens, in one
             scale for all stages.
         bandwidth: of the density, in units of the picture's shorter side.
     """
-    true = truth_frames(look.boxes)
-    panels = [Panel('image', look.image, [true])]
+    frame, true = look.frame, true_boxes(look.frame)
+    panels = [Panel('image', frame.image, [true])]
     if kind == 'density':
-        points = [(stage.name, stage.points) for stage in look.stages]
-        return panels + density_panels(look.image, points, bandwidth, [true])
-    tokens = drawn_tokens(look)
-    colors = light_colors(len(look.stages[-1].rois))[tokens]
+        return panels + _density_panels(look, bandwidth, true)
+    colors = token_colors(look.num_tokens)
     for stage in look.stages:
+        drawn = look.drawn_tokens[_there(stage, frame)[look.drawn_tokens]]
         if kind == 'points':
-            panels.append(
-                Panel(stage.name, look.image, [true], stage.points[tokens], colors)
-            )
+            points = stage.points[drawn][..., :2]
+            panel = Panel(stage.name, frame.image, [true], points, colors[drawn])
         else:
-            rois = Frames(corners_of(stage.rois[tokens]), colors, width=1.5)
-            panels.append(Panel(stage.name, look.image, [rois, true]))
+            rois = Rectangles(stage.corners[drawn], colors[drawn], width=1.5)
+            panel = Panel(stage.name, frame.image, [rois, true])
+        panels.append(panel)
     return panels
 
 
-def numbers_of(one: StageStatistics, num_points: int) -> dict:
-    """One stage of one picture or clip, ready for JSON; None for unknown."""
-    numbers = dict(name=one.name, points=num_points)
-    for key, value in one._asdict().items():
-        if key != 'name':
-            numbers[key] = None if value is None else _number(value)
-    numbers['entropy_bits'] = numbers.pop('entropy')
-    numbers['in_boxes'] = numbers.pop('focus')
-    return numbers
-
-
-def stage_numbers(look: Look, bandwidth: float) -> List[dict]:
-    """What ``--json`` says about each stage of one picture."""
-    height, width = look.image.shape[:2]
-    records = [
-        SimpleNamespace(
-            name=stage.name,
-            rois=torch.from_numpy(stage.rois)[None],
-            points=torch.from_numpy(stage.points)[None],
-        )
+def _density_panels(look: Look, bandwidth: float, true: Rectangles) -> List[Panel]:
+    image = fit_image(look.image)  # discs of small pictures are round then
+    height, width = image.shape[:2]
+    maps = [
+        density_map(stage.points[..., :2], (width, height), bandwidth, (height, width))
         for stage in look.stages
     ]
-    statistics = stage_statistics(
-        records, [look.boxes], [(width, height)], bandwidth=bandwidth
-    )
-    result = []
-    for i, (stage, one) in enumerate(zip(look.stages, statistics)):
-        numbers = numbers_of(one, stage.points[..., 0].size)
-        numbers['on_area'] = numbers['on_area_undisturbed'] = None
-        if look.area is not None:
-            numbers['on_area'] = share_in_area(stage.points, look.area)
-        if look.undisturbed is not None:
-            points = look.undisturbed[i].points
-            numbers['on_area_undisturbed'] = share_in_area(points, look.area)
-        result.append(numbers)
-    return result
+    most = max(float(density.max()) for density in maps)
+    return [
+        Panel(stage.name, heat_image(image, density, most), [true])
+        for stage, density in zip(look.stages, maps)
+    ]
 
 
-def _number(value) -> Optional[float]:
-    value = float(value)
-    return value if math.isfinite(value) else None
+class Row(NamedTuple):
+    """A row of a figure.
+
+    Attributes:
+        name: to its left.
+        panels: from left to right.
+        legend: names and colours below.
+    """
+
+    name: str
+    panels: List[Panel]
+    legend: Sequence[Tuple[str, Sequence[float]]] = ()
 
 
-def picture_numbers(look: Look, path: Path, bandwidth: float) -> dict:
-    """What ``--json`` says about one picture."""
-    covered = np.zeros(look.image.shape[:2], dtype=bool)
-    height, width = covered.shape
-    corners = np.rint(look.boxes * np.tile([width, height], 2)).astype(int).clip(0)
-    for x1, y1, x2, y2 in corners:
-        covered[y1:y2, x1:x2] = True
-    return dict(
-        file=str(path),
-        result=look.title,
-        size=[width, height],
-        boxes=look.boxes.round(6).tolist(),
-        box_share=float(covered.mean()) if len(look.boxes) else None,
-        area_share=None if look.area is None else float(look.area.mean()),
-        stages=stage_numbers(look, bandwidth),
-    )
+def headline(look: Look) -> str:
+    """Name and answer; '' where a panel shows the answer."""
+    shown = look.detections is not None or look.painted is not None
+    return '' if shown else f'{look.name}: {look.title}'
 
 
-def means(pictures: Sequence[dict]) -> dict:
-    """Means over pictures: of each stage's numbers, where a picture has them."""
+def focus_rows(look: Look) -> List[Row]:
+    """The figure of one picture or clip; a sheet of several takes its last row.
 
-    def mean(entries: List[dict], key: str):
-        known = [entry[key] for entry in entries if entry.get(key) is not None]
-        return sum(known) / len(known) if known else None
-
-    stages = []
-    for same in zip(*(picture['stages'] for picture in pictures)):
-        keys = [key for key in same[0] if key != 'name']
-        stages.append(
-            dict(name=same[0]['name'], **{key: mean(list(same), key) for key in keys})
-        )
-    shares = {key: mean(list(pictures), key) for key in ('box_share', 'area_share')}
-    return dict(shares, stages=stages)
-
-
-# Heading, key, format.
-COLUMNS = (
-    ('in boxes', 'in_boxes', '{:.1%}'),
-    ('on area', 'on_area', '{:.1%}'),
-    ('before', 'on_area_undisturbed', '{:.1%}'),
-    ('outside', 'outside', '{:.1%}'),
-    ('entropy', 'entropy_bits', '{:.2f}'),
-    ('RoI width', 'roi_width', '{:.3f}'),
-    ('height', 'roi_height', '{:.3f}'),
-)
-
-
-def table(mean: dict, num_pictures: int) -> str:
-    """:func:`means` for reading."""
-    stages: Sequence[Dict] = mean['stages']
-    known = [c for c in COLUMNS if any(stage.get(c[1]) is not None for stage in stages)]
-    lines = [f'Means over {num_pictures} picture(s); share of sampling points:']
-    lines.append('stage'.ljust(14) + ''.join(f'{c[0]:>11}' for c in known))
-    for stage in stages:
-        cells = [
-            '-' if stage.get(key) is None else form.format(stage[key])
-            for _, key, form in known
-        ]
-        lines.append(stage['name'].ljust(14) + ''.join(f'{cell:>11}' for cell in cells))
-    for key, text in (
-        ('box_share', 'the boxes cover'),
-        ('area_share', 'the disturbed area covers'),
-    ):
-        if mean[key] is not None:
-            lines.append(f'{text} {mean[key]:.1%} of the picture')
-    return '\n'.join(lines)
+    - Clip: a row for each stage, with a panel for each frame: the tubes that are there
+      at its time, and the points which are nearer to it in time than half the spacing
+      of the drawn frames. Tokens that were asked for have a colour each, the others'
+      tubes are grey.
+    - Detections: these, then each stage; other tokens' RoIs are grey.
+    - Masks: these, and the RoIs of the last stage.
+    - Else the picture, then each stage.
+    """
+    if look.frame.time is not None:
+        colors = token_colors(len(look.tokens))
+        legend = [(f'token {i}', color) for i, color in zip(look.tokens, colors)]
+        rows = []
+        for stage in look.stages:
+            row = [_clip_panel(look, stage, frame, colors) for frame in look.frames]
+            rows.append(Row(stage.name, row))
+        return [*rows[:-1], rows[-1]._replace(legend=legend)]
+    image, true = look.image, true_boxes(look.frame)
+    if look.detections is not None:
+        tokens, boxes, texts = look.detections
+        # By rank, not by token: the first few of these colours differ the most.
+        colors = token_colors(len(tokens))
+        boxes = Rectangles(boxes, colors, labels=texts)
+        panels = [Panel('detections', image, [boxes, true])]
+        for stage in look.stages:
+            rois = _told_apart(stage, tokens, colors, look.frame)
+            panels.append(Panel(stage.name, image, rois, stage.points[tokens], colors))
+        return [Row(look.name, panels)]
+    tokens = look.drawn_tokens
+    colors = token_colors(look.num_tokens)[tokens]
+    thin = [
+        Rectangles(stage.corners[tokens], colors, width=1, halo=False)
+        for stage in look.stages
+    ]
+    if look.painted is not None:
+        panels = [Panel('image', image)]
+        panels += [Panel(name, mask) for name, mask in look.painted.items()]
+        title = f'token RoIs ({look.stages[-1].name})'
+        return [Row(look.name, [*panels, Panel(title, image, thin[-1:])], look.legend)]
+    panels = [Panel('image', image, [true])]
+    for stage, rois in zip(look.stages, thin):
+        points = stage.points[tokens]
+        panels.append(Panel(stage.name, image, [rois, true], points, colors))
+    return [Row(look.name, panels)]
 
 
-def write_numbers(path: Path, settings: dict, pictures: Sequence[dict]) -> dict:
-    """Write ``--json``; return its means."""
-    mean = means(pictures)
-    content = dict(
-        settings, num_pictures=len(pictures), means=mean, pictures=list(pictures)
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')
-    return mean
+def _told_apart(
+    stage: Stage, tokens: np.ndarray, colors: np.ndarray, frame: Frame
+) -> List[Rectangles]:
+    """RoIs of some tokens in their colours, those of the others thin and grey."""
+    there = _there(stage, frame)
+    others = np.setdiff1d(there.nonzero()[0], tokens)
+    shown = there[tokens]
+    return [
+        Rectangles(stage.corners[others], GREY, width=1, alpha=0.5, halo=False),
+        Rectangles(stage.corners[tokens[shown]], colors[shown]),
+    ]
+
+
+def _clip_panel(look: Look, stage: Stage, frame: Frame, colors: np.ndarray) -> Panel:
+    rectangles = _told_apart(stage, look.tokens, colors, frame)
+    rectangles += [true_boxes(frame)] if len(frame.boxes) else []
+    points = stage.points[look.tokens]
+    near = np.abs(points[..., 2] - frame.time) < 0.5 / len(look.frames)
+    places, near_colors = points[near][:, None, :2], colors[near.nonzero()[0]]
+    return Panel(frame.name, frame.image, rectangles, places, near_colors)

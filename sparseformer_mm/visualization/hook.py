@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Dict, List, Sequence, Union
 
-import numpy as np
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
@@ -12,35 +10,33 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ..engine.datasets import own_randomness
 from ..engine.hooks import unwrap_model
-from ..models.tokens import StageRecord
 from ..registry import HOOKS
-from .density import BANDWIDTH
-from .draw import light_colors
-from .panels import Frames, Panel, corners_of, density_panels, draw_panels
-from .samples import Look, Sample, backbone_of, load_samples, look_at, own_randomness
-from .statistics import focus_gain, stage_statistics
+from .recording import KINDS, Look
+from .report import look_numbers, means
+from .samples import Sample, backbone_of, load_samples, look_at_sample
+from .statistics import BANDWIDTH
 
-KINDS = ('points', 'rois', 'density')
+# Keys of StageStatistics that are called otherwise here.
+RENAMED = dict(entropy_bits='entropy', in_boxes='focus')
 
 
 @HOOKS.register_module()
 class FocusHook(Hook):
     """Show during training where a SparseFormer looks, always at the same samples.
 
-    Before the training and after every ``interval`` epochs or iterations, the
-    backbone runs once on each of a few samples of the validation set, in evaluation
-    mode, and
+    Before the training and after every ``interval`` epochs or iterations, the backbone
+    runs once on each of a few samples of the validation set, in evaluation mode, and
+    ``runner.visualizer`` gets
 
-    - ``runner.visualizer`` gets pictures, one sheet for each of ``what`` with a row per
-      sample and a panel per sampling stage, as ``focus_points``, ``focus_rois`` and
-      ``focus_density``; every backend shows them (files in ``vis_data/vis_image``,
-      TensorBoard, ...);
-    - ``runner.visualizer`` gets the means of :class:`~.statistics.StageStatistics`
-      over these samples as scalars ``focus/STAGE/NAME`` and, where boxes are known, the
-      focus gain as ``focus/gain``: the share of sampling points inside true boxes at
-      the last stage minus that at the first;
-    - the log gets one line with the first and the last stage of each.
+    - a sheet for each of ``what``, with a row per sample and a panel per stage, as
+      ``focus_points``, ``focus_rois`` and ``focus_density``; every backend shows them
+      (files in ``vis_data/vis_image``, TensorBoard, ...);
+    - the means of :class:`~.statistics.StageStatistics` over these samples as scalars
+      ``focus/STAGE/NAME`` and, where boxes are known, as ``focus/gain`` the share of
+      sampling points inside true boxes at the last stage minus that at the first. The
+      log gets one line with the first and the last stage of each.
 
     The training is not disturbed: it has the same losses with and without. With
     mmengine's ``EMAHook`` the averaged weights are shown, which are those that get
@@ -51,17 +47,15 @@ class FocusHook(Hook):
     also where they are tested by sliding windows.
 
     Args:
-        interval (int): Epochs (iterations) from one look to the next.
-        num_samples (int): How many samples, evenly spread over the validation set.
-        boxes (str, Path, bool, optional): A JSON file ``{picture: [[x1, y1, x2, y2,
-            ...], ...]}`` in pixels, pictures relative to its folder, as
-            ``make_digits.py`` writes it. None takes the boxes of the data set itself if
-            it has any (detection). False stands for no boxes at all. Boxes of videos
-            are not supported.
-        what (Sequence[str]): Any of 'points', 'rois' and 'density'; none is fine.
-        by_epoch (bool): Count epochs; False counts iterations, which is needed for
-            an ``IterBasedTrainLoop``.
-        bandwidth (float): Of the densities, in units of the picture's shorter side.
+        interval: epochs (iterations) from one figure to the next.
+        num_samples: how many samples, evenly spread over the validation set.
+        boxes: a file of boxes, see :mod:`~sparseformer_mm.visualization.truth`. None
+            takes the boxes of the data set itself if it has any (detection). False
+            stands for no boxes at all. Boxes of videos are not supported.
+        what: any of 'points', 'rois' and 'density'; none is fine.
+        by_epoch: count epochs; False counts iterations, which is needed for an
+            ``IterBasedTrainLoop``.
+        bandwidth: of the densities, in units of the picture's shorter side.
 
     Raises:
         ValueError: for a wrong argument; before the training, where there is no
@@ -75,11 +69,8 @@ class FocusHook(Hook):
         ...     dict(type='sparseformer_mm.visualization.FocusHook', interval=5,
         ...          num_samples=4, boxes='data/digits/val_boxes.json')
         ... ]
-        >>> visualizer = dict(
-        ...     type='UniversalVisualizer',
-        ...     vis_backends=[
-        ...         dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')
-        ...     ])
+        >>> backends = [dict(type=f'{x}VisBackend') for x in ('Local', 'Tensorboard')]
+        >>> visualizer = dict(type='UniversalVisualizer', vis_backends=backends)
     """
 
     priority = 'LOW'  # after EMAHook has seen the iteration
@@ -113,7 +104,7 @@ class FocusHook(Hook):
         self._samples: List[Sample] = []
 
     def before_train(self, runner) -> None:
-        """Load the samples and take a first look, so that errors come at once."""
+        """Load the samples and show them a first time, so that errors come at once."""
         self._check(runner)
         if is_main_process():
             with own_randomness():
@@ -123,12 +114,12 @@ class FocusHook(Hook):
             self._show(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def after_train_epoch(self, runner) -> None:
-        """Look again."""
+        """Show the samples again."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._show(runner, runner.epoch + 1)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Look again."""
+        """Show the samples again."""
         if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
             self._show(runner, runner.iter + 1)
 
@@ -162,18 +153,24 @@ class FocusHook(Hook):
             )
 
     def _show(self, runner, step: int) -> None:
+        # Here, so that a training without the hook needs no drawing code.
+        from .figures import kind_panels
+        from .panels import draw_panels, figure_pixels
+
         if not is_main_process():
             return
         model = _current_model(runner)
         with own_randomness():
-            looks = [look_at(model, sample) for sample in self._samples]
+            looks = [look_at_sample(model, sample) for sample in self._samples]
             scalars = _scalars(looks, self.bandwidth)
             for kind in self.what:
                 figure = draw_panels(
-                    [_panels(look, kind, self.bandwidth) for look in looks],
+                    [kind_panels(look, kind, self.bandwidth) for look in looks],
                     [look.name for look in looks],
                 )
-                runner.visualizer.add_image(f'focus_{kind}', _pixels(figure), step)
+                runner.visualizer.add_image(
+                    f'focus_{kind}', figure_pixels(figure), step
+                )
         runner.visualizer.add_scalars(scalars, step)
         count = 'epoch' if self.by_epoch else 'iter'
         stages = [stage.name for stage in looks[0].stages]
@@ -190,29 +187,17 @@ def _current_model(runner) -> nn.Module:
     return unwrap_model(runner.model)
 
 
-# ---------------------------------------------------------------- numbers, pictures
-
-
 def _scalars(looks: Sequence[Look], bandwidth: float) -> Dict[str, float]:
-    boxes = [look.boxes for look in looks]
-    together = []
-    for same in zip(*(look.stages for look in looks)):
-        _, *parts = zip(*same)
-        together.append(StageRecord(same[0].name, *map(torch.cat, parts)))
-    statistics = stage_statistics(
-        together,
-        boxes if any(one is not None for one in boxes) else None,
-        [look.image.shape[1::-1] for look in looks],
-        bandwidth,
-    )
+    """Means over the samples, by stage, and the focus gain."""
+    mean = means([look_numbers(look, bandwidth) for look in looks])
     scalars = {
-        f'focus/{one.name}/{key}': value
-        for one in statistics
-        for key, value in one.means().items()
+        f'focus/{stage["name"]}/{RENAMED.get(key, key)}': value
+        for stage in mean['stages']
+        for key, value in stage.items()
+        if key not in ('name', 'points') and value is not None
     }
-    if f'focus/{statistics[0].name}/focus' in scalars:
-        shares = [one.focus[~one.focus.isnan()] for one in statistics]
-        scalars['focus/gain'] = focus_gain(shares).gain
+    if mean['focus_gain']:
+        scalars['focus/gain'] = mean['focus_gain']['gain']
     return scalars
 
 
@@ -227,37 +212,3 @@ def _summary(scalars: Dict[str, float], stages: Sequence[str]) -> str:
     if 'focus/gain' in scalars:
         parts.insert(0, f'gain: {scalars["focus/gain"]:+.4f}')
     return '  '.join(parts)
-
-
-def _panels(look: Look, kind: str, bandwidth: float) -> List[Panel]:
-    """The picture, then each of its stages."""
-    boxes = np.zeros((0, 4)) if look.boxes is None else look.boxes
-    true = Frames(boxes, np.ones((len(boxes), 3)), width=1, dashed=True)
-    panels = [Panel('image', look.image, [true])]
-    stages = [
-        (one.name, *(x[0].double().cpu().numpy() for x in (one.rois, one.points)))
-        for one in look.stages
-    ]
-    if kind == 'density':
-        dense = [(name, points[..., :2]) for name, _, points in stages]
-        return panels + density_panels(look.image, dense, bandwidth, [true])
-    for name, rois, points in stages:
-        colors = light_colors(len(rois))
-        if look.time is not None:
-            there = np.abs(rois[:, 2] - look.time) <= rois[:, 5] / 2
-            rois, points = rois[there][:, [0, 1, 3, 4]], points[there]
-            colors = colors[there]
-        if kind == 'points':
-            panels.append(Panel(name, look.image, [true], points[..., :2], colors))
-        else:
-            frames = Frames(corners_of(rois), colors, width=1.5)
-            panels.append(Panel(name, look.image, [frames, true]))
-    return panels
-
-
-def _pixels(figure) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -9,16 +9,14 @@ import html
 import io
 import json
 from pathlib import Path
-from typing import List, Sequence, Union
+from typing import Sequence
 
 import numpy as np
 
-from .density import BANDWIDTH, density_map
-from .draw import heat_colors, light_colors
-from .page_template import TEMPLATE
-from .panels import corners_of, fit_image
+from .panels import fit_image, heat_colors, token_colors
 from .recording import Look
-from .statistics import share_in_area, share_in_boxes
+from .report import look_numbers
+from .statistics import BANDWIDTH, density_map
 
 # Positions are whole numbers; the picture spans 0 ... 10000.
 UNIT = 10000
@@ -26,48 +24,35 @@ UNIT = 10000
 _MAP_SIDE = 224
 
 
-def _data_uri(image: np.ndarray) -> str:
+def _data_uri(image: np.ndarray, num_colors: int = 0) -> str:
     from PIL import Image
 
     picture = Image.fromarray(image)
-    file = io.BytesIO()
+    if num_colors:  # a palette makes the file of a map three times smaller
+        picture = picture.quantize(num_colors)
     # Large photos would be megabytes as PNG; small pictures stay exact.
-    if max(image.shape[:2]) > 256 and image.ndim == 3:
-        picture.save(file, 'JPEG', quality=88)
-        kind = 'jpeg'
-    else:
-        picture.save(file, 'PNG', optimize=True)
-        kind = 'png'
-    return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'
-
-
-def _heat_uri(density: np.ndarray, most: float) -> str:
-    from PIL import Image
-
-    # A palette makes the file three times smaller.
-    picture = Image.fromarray(heat_colors(density, most)).quantize(64)
+    is_photo = not num_colors and max(image.shape[:2]) > 256
+    kind, settings = 'png', dict(optimize=True)
+    if is_photo and image.shape[2] == 3:
+        kind, settings = 'jpeg', dict(quality=88)
     file = io.BytesIO()
-    picture.save(file, 'PNG', optimize=True)
-    return f'data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'
+    picture.save(file, kind, **settings)
+    return f'data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}'
 
 
 def _whole(values: np.ndarray) -> list:
     return np.rint(np.asarray(values, dtype=float) * UNIT).astype(int).tolist()
 
 
-def _share(value: float):
-    return None if value != value else round(value, 4)
-
-
 def picture_data(look: Look, bandwidth: float = BANDWIDTH) -> dict:
     """What the page knows about one picture, ready for JSON.
 
     Args:
-        look (Look): With N tokens of P points each in every stage.
-        bandwidth (float): See :func:`~.density.density_map`.
+        look: at a picture, with N tokens of P points each in every stage.
+        bandwidth: see :func:`~.statistics.density_map`.
 
     Returns:
-        dict: ``name``, ``title``, ``answer``; ``width``, ``height`` of the picture in
+        ``name``, ``title``, ``answer``; ``width``, ``height`` of the picture in
         pixels; ``image`` (data URI); ``boxes`` (n x 4 corners); ``area`` (data URI of
         a mask, or None); ``colors`` (N); ``tokens`` (indices, or None for all); and
         ``stages``: ``name``, ``rois`` (N x 4 corners), ``points`` (N x 2P, x and y in
@@ -88,7 +73,8 @@ def picture_data(look: Look, bandwidth: float = BANDWIDTH) -> dict:
         marks = np.full((*look.area.shape, 4), 255, dtype=np.uint8)
         marks[..., 3] = look.area * np.uint8(110)
         area = _data_uri(fit_image(marks, least=1, most=256))
-    colors = light_colors(len(look.stages[-1].rois))
+    colors = (token_colors(look.num_tokens) * 255).round().astype(int)
+    measured = look_numbers(look)['stages']
     return dict(
         name=look.name,
         title=look.title,
@@ -98,51 +84,44 @@ def picture_data(look: Look, bandwidth: float = BANDWIDTH) -> dict:
         image=_data_uri(fit_image(look.image, least=1)),
         boxes=_whole(look.boxes),
         area=area,
-        colors=[
-            '#' + ''.join(f'{round(255 * part):02x}' for part in color)
-            for color in colors
-        ],
-        tokens=None if look.tokens is None else [int(i) for i in look.tokens],
+        colors=['#{:02x}{:02x}{:02x}'.format(*color) for color in colors],
+        tokens=None if look.tokens is None else look.tokens.tolist(),
         stages=[
             dict(
                 name=stage.name,
-                rois=_whole(corners_of(stage.rois)),
+                rois=_whole(stage.corners),
                 points=_whole(stage.points.reshape(len(stage.points), -1)),
-                density=_heat_uri(density, most),
-                inBoxes=_share(share_in_boxes(stage.points, look.boxes)),
-                onArea=None
-                if look.area is None
-                else _share(share_in_area(stage.points, look.area)),
+                density=_data_uri(heat_colors(density, most), num_colors=64),
+                inBoxes=numbers['in_boxes'],
+                onArea=numbers['on_area'],
             )
-            for stage, density in zip(look.stages, maps)
+            for stage, density, numbers in zip(look.stages, maps, measured)
         ],
     )
 
 
-def attention_page(
+def write_page(
+    path: Path,
     looks: Sequence[Look],
     title: str = 'Where it looks',
     shown: Sequence[str] = ('points', 'rois'),
     bandwidth: float = BANDWIDTH,
-) -> str:
-    """Make the page.
+) -> None:
+    """Write the page, all in one file.
 
     Args:
-        looks (Sequence[Look]): At least one.
-        title (str): Of the page.
-        shown (Sequence[str]): What is drawn at first: any of 'points', 'rois' and
-            'density'.
-        bandwidth (float): Of the density maps.
-
-    Returns:
-        str: HTML, all in one.
+        path: of the HTML file.
+        looks: at pictures, at least one.
+        title: of the page.
+        shown: what is drawn at first, any of 'points', 'rois' and 'density'.
+        bandwidth: of the density maps.
 
     Raises:
         ValueError: without any picture.
     """
     if not looks:
         raise ValueError('a page needs at least one picture')
-    pictures: List[dict] = [picture_data(look, bandwidth) for look in looks]
+    pictures = [picture_data(look, bandwidth) for look in looks]
     data = json.dumps(
         dict(unit=UNIT, shown=list(shown), pictures=pictures),
         separators=(',', ':'),
@@ -151,13 +130,9 @@ def attention_page(
     # No name of a file or class may end the script element or begin a comment in it.
     for sign in '<>&':
         data = data.replace(sign, f'\\u{ord(sign):04x}')
-    parts = TEMPLATE.split('@@')
+    template = Path(__file__).with_name('page.html').read_text(encoding='utf-8')
+    parts = template.split('@@')  # @@NAME@@ stands for what is filled in
     assert parts[1::2] == ['TITLE', 'TITLE', 'DATA']
     parts[1] = parts[3] = html.escape(title)
     parts[5] = data
-    return ''.join(parts)
-
-
-def write_page(path: Union[str, Path], looks: Sequence[Look], **kwargs) -> None:
-    """Write :func:`attention_page` to a file."""
-    Path(path).write_text(attention_page(looks, **kwargs), encoding='utf-8')
+    path.write_text(''.join(parts), encoding='utf-8')

@@ -1,31 +1,29 @@
-"""Rows of pictures with frames and dots on them, pixel by pixel. Needs matplotlib."""
+"""The painter: rows of pictures with rectangles and dots on them, pixel by pixel.
+
+Needs matplotlib. mmengine's Visualizer paints on one picture, neither rows of them nor
+titles or legends, and resamples its pixels.
+"""
 
 import math
 from typing import TYPE_CHECKING, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
-
-from ..models.rois import rois_to_corners
-from .density import density_map
-from .draw import heat_image
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-class Frames(NamedTuple):
+class Rectangles(NamedTuple):
     """Rectangles of one kind on a picture.
 
     Attributes:
-        corners (np.ndarray): x1, y1, x2, y2 relative to the image, (N, 4).
-        colors (np.ndarray): RGB in 0..1, (N, 3).
-        width (float): Of the lines, in pixels.
-        alpha (float): Their opacity.
-        dashed (bool): Instead of solid.
-        halo (bool): A dark line behind, which shows them on any image.
-        labels (Sequence[str]): A text at each upper left corner, or nothing.
+        corners: (N, 4) x1, y1, x2, y2 relative to the image.
+        colors: (N, 3) RGB in 0..1, or one colour for all, without labels.
+        width: of the lines, in pixels.
+        alpha: their opacity.
+        dashed: instead of solid.
+        halo: a dark line behind, which shows them on any image.
+        labels: a text at each upper left corner, or nothing.
     """
 
     corners: np.ndarray
@@ -38,54 +36,65 @@ class Frames(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture and what is drawn on it.
+    """One picture and what is drawn on it; all that lies beyond it is cut off.
 
     Attributes:
-        title (str): Above the panel's column.
-        image (np.ndarray): (H, W, 3) RGB uint8.
-        frames (Sequence[Frames]): The last one is on top.
-        points (np.ndarray, optional): Dots relative to the image, (N, P, 2).
-        point_colors (np.ndarray, optional): RGB in 0..1, (N, 3).
+        title: above the panel's column.
+        image: (H, W, 3) RGB uint8.
+        rectangles: the last ones are on top.
+        points: (N, P, 2) dots relative to the image.
+        point_colors: (N, 3) RGB in 0..1.
     """
 
     title: str
     image: np.ndarray
-    frames: Sequence[Frames] = ()
+    rectangles: Sequence[Rectangles] = ()
     points: Optional[np.ndarray] = None
     point_colors: Optional[np.ndarray] = None
 
 
+#: Names and colours.
 Legend = Sequence[Tuple[str, Sequence[float]]]
 
-
-class Row(NamedTuple):
-    """One picture's or video's part of a sheet.
-
-    Attributes:
-        panels (List[Panel]): From left to right.
-        legend (Legend): Names and colours below them.
-        summary (str): For the terminal.
-        title (str): Above the rows of its own file.
-        more (Sequence[Tuple[str, List[Panel]]]): Names and panels of the rows of its
-            own file, where they are more than ``panels``.
-    """
-
-    panels: List[Panel]
-    legend: Legend
-    summary: str
-    title: str = ''
-    more: Sequence[Tuple[str, List[Panel]]] = ()
-
-
 _DPI = 128  # of which any number of pixels is an exact part
-_BORDER = 8  # pixels around an image which show what lies outside
+_MARGIN = 8  # pixels around an image, white but for
+_RIM = 2  # the inner ones, where a line along the image's edge ends
 _LINE = 18  # height of a line of text
 _ROW_TITLE = 20
 
 
-def corners_of(rois: np.ndarray) -> np.ndarray:
-    """Turn center and size (..., 4) into x1, y1, x2, y2."""
-    return rois_to_corners(torch.from_numpy(rois)).numpy()
+# --------------------------------------------------------------------- colours
+
+
+def token_colors(num_tokens: int) -> np.ndarray:
+    """Well separated colours, (N, 3) RGB in 0..1; blue, too, stands out from black."""
+    from matplotlib import colormaps
+
+    # Neighbours in the token order are neighbours in the image; steps of the
+    # golden ratio keep their hues apart.
+    hues = np.arange(num_tokens) * 0.6180339887 % 1
+    return 0.2 + 0.8 * colormaps['hsv'](hues)[:, :3]
+
+
+def heat_colors(density: np.ndarray, most: float) -> np.ndarray:
+    """Colours of a density map, (H, W) -> (H, W, 3) RGB uint8; ``most`` is the top."""
+    from matplotlib import colormaps
+
+    relative = np.clip(density / most, 0, 1) if most > 0 else np.zeros(density.shape)
+    return (colormaps['turbo'](relative)[..., :3] * 255).round().astype(np.uint8)
+
+
+def heat_image(image: np.ndarray, density: np.ndarray, most: float) -> np.ndarray:
+    """Lay the colours of a density map over a picture.
+
+    Args:
+        image: (H, W, 3) RGB uint8; its brightness shows through.
+        density: (H, W), not negative.
+        most: what has the last colour of the scale.
+    """
+    grey = (image @ np.array([0.299, 0.587, 0.114]))[..., None]
+    mixed = 0.35 * grey + 0.65 * heat_colors(density, most)
+    return mixed.round().astype(np.uint8)
 
 
 def fit_image(image: np.ndarray, least: int = 256, most: int = 448) -> np.ndarray:
@@ -107,35 +116,7 @@ def fit_image(image: np.ndarray, least: int = 256, most: int = 448) -> np.ndarra
     return image
 
 
-def density_panels(
-    image: np.ndarray,
-    stages: Sequence[Tuple[str, np.ndarray]],
-    bandwidth: float,
-    frames: Sequence[Frames] = (),
-) -> List[Panel]:
-    """Densities of sampling points over an image, in one scale for all stages.
-
-    Args:
-        image (np.ndarray): (H, W, 3) RGB uint8.
-        stages (Sequence[tuple]): Name and points (..., 2) relative to the image of
-            each stage.
-        bandwidth (float): See :func:`~.density.density_map`.
-        frames (Sequence[Frames]): Drawn on each.
-
-    Returns:
-        list[Panel]: One per stage.
-    """
-    image = fit_image(image)  # discs of small pictures are round then
-    height, width = image.shape[:2]
-    maps = [
-        density_map(points, (width, height), bandwidth, (height, width))
-        for _, points in stages
-    ]
-    most = max(float(density.max()) for density in maps)
-    return [
-        Panel(name, heat_image(image, density, most), frames)
-        for (name, _), density in zip(stages, maps)
-    ]
+# ---------------------------------------------------------------------- sheets
 
 
 def draw_panels(
@@ -147,75 +128,73 @@ def draw_panels(
     """Draw rows of panels, each image pixel as one of the figure.
 
     Args:
-        rows (Sequence[Sequence[Panel]]): Any sizes; :func:`fit_image` is
-            applied. Titles are above the first row, and where they change.
-        row_titles (Sequence[str]): One per row, to its left.
-        legends (Sequence[Legend]): One per row, names and colours below it.
-        title (str): Above everything.
+        rows: of any sizes; :func:`fit_image` is applied. Titles are above the first
+            row, and where they change.
+        row_titles: one per row, to its left.
+        legends: one per row, below it.
+        title: above everything.
 
     Returns:
-        Figure: A matplotlib figure; ``figure.savefig(path)`` writes it. It
-        needs no display and no closing. The panels are its axes, row by row.
+        A matplotlib figure; ``figure.savefig(path)`` writes it. It needs no display
+        and no closing.
     """
     from matplotlib.figure import Figure
 
     rows = [[p._replace(image=fit_image(p.image)) for p in row] for row in rows]
-    num_columns = max(map(len, rows))
     widths = [
-        max(row[i].image.shape[1] for row in rows if i < len(row)) + 2 * _BORDER
-        for i in range(num_columns)
+        max(row[i].image.shape[1] for row in rows if i < len(row)) + 2 * _MARGIN
+        for i in range(max(map(len, rows)))
     ]
-    heights = [max(p.image.shape[0] for p in row) + 2 * _BORDER for row in rows]
+    heights = [max(p.image.shape[0] for p in row) + 2 * _MARGIN for row in rows]
     left = _ROW_TITLE if row_titles else 0
     total = left + sum(widths)
-    lines = [_legend_lines(legend, total - left - _BORDER) for legend in legends]
-    below = [_LINE * len(line) for line in lines] or [0] * len(rows)
+    lines = [_legend_lines(legend, total - left - _MARGIN) for legend in legends]
+    lines = lines or [[]] * len(rows)
     titles = [[panel.title for panel in row] for row in rows]
     titled = [i == 0 or titles[i] != titles[i - 1] for i in range(len(rows))]
-    above = _ROW_TITLE if title else 0
-    bottom = above + _LINE * sum(titled) + sum(heights) + sum(below)
+    y = _ROW_TITLE if title else 0
+    bottom = y + _LINE * (sum(titled) + sum(map(len, lines))) + sum(heights)
     figure = Figure(figsize=(total / _DPI, bottom / _DPI), dpi=_DPI)
 
     def write(x, y, text, size, **kwargs):
         # From pixels, y downwards, to shares of the figure.
-        kwargs['fontsize'] = _points(size)
+        kwargs.update(fontsize=_points(size), parse_math=False)
         figure.text(x / total, 1 - y / bottom, text, **kwargs)
 
     if title:
-        write(left + _BORDER, 15, _shorten(title, (total - left) // 9), 15)
-    y = above
-    for i, row in enumerate(rows):
+        write(left + _MARGIN, 15, _shorten(title, (total - left) // 9), 15)
+    for row, row_height, with_titles, i in zip(rows, heights, titled, range(len(rows))):
         x = left
-        y += _LINE * titled[i]
+        y += _LINE * with_titles
         if row_titles:
             # About seven pixels a letter.
-            write(
-                _ROW_TITLE / 2 + 2,
-                y + heights[i] / 2,
-                _shorten(row_titles[i], heights[i] // 7),
-                11,
-                rotation=90,
-                ha='center',
-                va='center',
-            )
+            text = _shorten(row_titles[i], row_height // 7)
+            middle = dict(rotation=90, ha='center', va='center')
+            write(_ROW_TITLE / 2 + 2, y + row_height / 2, text, 11, **middle)
         for panel, column_width in zip(row, widths):
-            height, width = (side + 2 * _BORDER for side in panel.image.shape[:2])
-            if titled[i]:
-                title = _shorten(panel.title, column_width // 9)
-                write(x + width / 2, y - 2, title, 15, ha='center')
-            axes = figure.add_axes(
-                (x / total, 1 - (y + height) / bottom, width / total, height / bottom)
-            )
-            _draw_panel(axes, panel)
+            height, width = panel.image.shape[:2]
+            if with_titles:
+                text = _shorten(panel.title, column_width // 9)
+                write(x + _MARGIN + width / 2, y - 2, text, 15, ha='center')
+            _draw_panel(figure, panel, x + _MARGIN, bottom - y - _MARGIN - height)
             x += column_width
-        y += heights[i]
-        for line in lines[i] if lines else ():
+        y += row_height
+        for line in lines[i]:
             for offset, name, color in line:
-                where = left + _BORDER + offset
+                where = left + _MARGIN + offset
                 write(where, y + 11, '\u25a0', 15, color=color)
                 write(where + 13, y + 10, name, 11)
             y += _LINE
     return figure
+
+
+def figure_pixels(figure: 'Figure') -> np.ndarray:
+    """A figure of :func:`draw_panels` as (H, W, 3) RGB uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _shorten(text: str, most: int) -> str:
@@ -236,68 +215,73 @@ def _legend_lines(legend: Legend, width: int) -> List[list]:
     return lines
 
 
-def _draw_panel(axes: 'Axes', panel: Panel) -> None:
-    height, width = panel.image.shape[:2]
-    axes.imshow(panel.image, extent=(0, width, height, 0), interpolation='nearest')
-    axes.set_xlim(-_BORDER, width + _BORDER)
-    axes.set_ylim(height + _BORDER, -_BORDER)
-    axes.set_axis_off()
-    scale = np.array([width, height])
-    for frames in panel.frames:
-        _draw_frames(axes, frames, np.tile(scale, 2))
-    if panel.points is not None:
-        colors = np.asarray(panel.point_colors)
-        axes.scatter(
-            *(panel.points * scale).reshape(-1, 2).T,
-            s=_points(4) ** 2,
-            c=colors.repeat(panel.points.shape[1], axis=0),
-            edgecolors='black',
-            linewidths=_points(0.5),
-            zorder=3,
-        )
-
-
 def _points(pixels: float) -> float:
     """Matplotlib measures lines and dots in 1/72 inch."""
     return pixels * 72 / _DPI
 
 
-def _draw_frames(axes: 'Axes', frames: Frames, scale: np.ndarray) -> None:
-    from matplotlib.collections import PatchCollection
+def _draw_panel(figure: 'Figure', panel: Panel, left: int, low: int) -> None:
+    """Draw without axes: these are slow, and resample an image."""
+    from matplotlib.collections import CircleCollection, PatchCollection
     from matplotlib.patches import Rectangle
+    from matplotlib.text import Text
+    from matplotlib.transforms import Affine2D, Bbox, IdentityTransform
 
-    corners = np.asarray(frames.corners, dtype=float).reshape(-1, 4) * scale
-    boxes = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in corners]
-    strokes = [(frames.colors, frames.width, frames.alpha)]
-    if frames.halo:
-        strokes.insert(0, ('black', frames.width + 1.5, 0.6 * frames.alpha))
-    for colors, width, alpha in strokes if boxes else ():
-        axes.add_collection(
-            PatchCollection(
-                boxes,
-                facecolor='none',
-                edgecolor=colors,
-                linewidth=_points(width),
-                linestyle=(0, (3, 2)) if frames.dashed else 'solid',
-                alpha=alpha,
-                joinstyle='miter',
-                snap=True,
-                zorder=2,
-            ),
-            autolim=False,
-        )
-    for (x1, y1, *_), text, color in zip(corners, frames.labels, frames.colors):
-        # Above the frame, or inside where there is no room above.
-        above = y1 > _LINE - _BORDER
-        dark = np.dot(color[:3], (0.299, 0.587, 0.114)) < 0.5
-        axes.text(
-            np.clip(x1, 0, max(0, scale[0] - 7 * len(text))),
-            y1 - 3 if above else max(y1, 0) + 4,
-            text,
-            fontsize=_points(11),
-            color='white' if dark else 'black',
-            ha='left',
-            va='bottom' if above else 'top',
-            bbox=dict(facecolor=color, edgecolor='none', pad=1),
-            zorder=4,
+    height, width = panel.image.shape[:2]
+    # From shares of the image, y downwards, to pixels of the figure.
+    place = Affine2D().scale(width, -height).translate(left, low + height)
+    rim = np.array([-1, -1, 2, 2]) * _RIM
+    inside = Bbox.from_bounds(*([left, low, width, height] + rim))
+
+    def add(artist):
+        figure.add_artist(artist, clip=False)
+        artist.set_clip_box(inside)
+
+    figure.figimage(panel.image, left, low, zorder=-1)
+    for rectangles in panel.rectangles:
+        corners = np.asarray(rectangles.corners, dtype=float).reshape(-1, 4)
+        patches = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in corners]
+        strokes = [(rectangles.colors, rectangles.width, rectangles.alpha)]
+        if rectangles.halo:
+            strokes.insert(0, ('black', rectangles.width + 1.5, 0.6 * rectangles.alpha))
+        for colors, line_width, alpha in strokes if patches else ():
+            style = dict(facecolor='none', edgecolor=colors, alpha=alpha)
+            style.update(linewidth=_points(line_width), joinstyle='miter', snap=True)
+            dashes = (0, (3, 2)) if rectangles.dashed else 'solid'
+            add(PatchCollection(patches, transform=place, linestyle=dashes, **style))
+        for corner, text, color in zip(corners, rectangles.labels, rectangles.colors):
+            x, y = corner[:2] * [width, height]
+            # Above the rectangle, or inside where there is no room above.
+            above = y > _LINE
+            x = np.clip(x, 0, max(0, width - 7 * len(text)))
+            y = y - 3 if above else max(y, 0) + 4
+            dark = np.dot(color[:3], (0.299, 0.587, 0.114)) < 0.5
+            add(
+                Text(
+                    left + x,
+                    low + height - y,
+                    text,
+                    transform=IdentityTransform(),
+                    fontsize=_points(11),
+                    color='white' if dark else 'black',
+                    va='bottom' if above else 'top',
+                    bbox=dict(facecolor=color, edgecolor='none', pad=1),
+                    clip_on=True,
+                    parse_math=False,
+                    zorder=4,
+                )
+            )
+    if panel.points is not None:
+        colors = np.asarray(panel.point_colors).repeat(panel.points.shape[1], axis=0)
+        add(
+            CircleCollection(
+                [math.pi * _points(2) ** 2],
+                offsets=panel.points.reshape(-1, 2),
+                offset_transform=place,
+                transform=IdentityTransform(),
+                facecolor=colors,
+                edgecolor='black',
+                linewidth=_points(0.5),
+                zorder=3,
+            )
         )

@@ -3,90 +3,147 @@
 Nothing here draws. RoIs and points come out relative to the picture, whatever its
 library resized, padded or cut into windows::
 
-    with record(model) as recording:
+    with record(model) as calls:
         sample = inference_detector(model, 'photo.jpg')
-    stages = picture_stages(recording.calls, sample.img_shape)
+    stages = picture_stages(calls, sample.img_shape)
 
 Outside of ``record`` nothing is kept.
 """
 
 from contextlib import contextmanager
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.tokens import StageRecord
+from ..models import SparseFormerOutput, StageRecord
+from ..models.rois import rois_to_corners
+
+#: What a figure can show of a :class:`Look`.
+KINDS = ('points', 'rois', 'density')
 
 
 class Call(NamedTuple):
-    """One call of a backbone.
+    """One call of a backbone, as :func:`record` keeps it.
 
     Attributes:
         offset: x, y of its input inside the picture that the library prepared.
         size: width and height in pixels of what its RoIs are relative to.
-        stages: the backbone's :class:`StageRecord` of each stage.
+        outputs: of the backbone, with ``tokens`` and ``stages``.
     """
 
     offset: Tuple[int, int]
     size: Tuple[int, int]
-    stages: Sequence[StageRecord]
-
-
-class Recording(NamedTuple):
-    """What :func:`record` has seen.
-
-    Attributes:
-        calls: of the backbone; several where a segmentor slides a window.
-        head_outputs: what a detection head's ``forward`` returned, by call.
-        last_tokens: (B, N, d) through the backbone's final norm, by call.
-    """
-
-    calls: List[Call]
-    head_outputs: list
-    last_tokens: List[Tensor]
+    outputs: SparseFormerOutput
 
 
 class Stage(NamedTuple):
-    """A sampling stage on one picture, all windows together.
+    """A sampling stage on one picture or clip, all windows together.
 
     Attributes:
         name: 'focusing.0', ..., 'cortex.0'.
-        rois: (N, 4) center and size relative to the picture.
-        points: (N, P, 2) relative to the picture, x first.
+        rois: (N, 2D) center and size relative to the picture, D = 2, or to the clip,
+            D = 3 (x, y, t, w, h, l).
+        points: (N, P, D) in the same units, x first.
     """
 
     name: str
     rois: np.ndarray
     points: np.ndarray
 
+    @property
+    def corners(self) -> np.ndarray:
+        """(N, 4) x1, y1, x2, y2 of the RoIs, in a clip at all times."""
+        dims = self.points.shape[-1]
+        rois = self.rois[:, [0, 1, dims, dims + 1]]
+        return rois_to_corners(torch.from_numpy(rois)).numpy()
 
-class Look(NamedTuple):
-    """One picture and where a model looked; all positions are relative to ``image``.
+
+class Frame(NamedTuple):
+    """A picture, or one frame of a clip, to draw on.
 
     Attributes:
-        name: of the picture, for people.
+        name: for people.
         image: (H, W, 3) RGB uint8.
+        boxes: (n, 4) true boxes there, x1, y1, x2, y2 relative to the image.
+        time: of the frame, relative to the clip: frame i of T is at (i + 0.5) / T;
+            None for a picture.
+    """
+
+    name: str
+    image: np.ndarray
+    boxes: np.ndarray = np.zeros((0, 4))
+    time: Optional[float] = None
+
+
+class Detections(NamedTuple):
+    """Detections of one picture, one per token, best first.
+
+    Attributes:
+        tokens: (n,) indices.
+        boxes: (n, 4) x1, y1, x2, y2 relative to the picture.
+        texts: class and score of each.
+    """
+
+    tokens: np.ndarray
+    boxes: np.ndarray
+    texts: List[str]
+
+
+class Look(NamedTuple):
+    """One picture or clip, and where a model looked.
+
+    All positions are relative to the picture or clip.
+
+    Attributes:
+        name: of its file.
+        frames: the picture, or frames of the clip.
         stages: of the model, the first sampling stage first.
         title: what the model said.
-        boxes: (n, 4) true boxes, x1, y1, x2, y2; n is 0 where none is known.
+        summary: the same and more, for a terminal.
+        boxes: (n, 4) true boxes of a picture, (T, n, 4) on each frame of a clip; n is 0
+            where none is known.
         area: (H, W) bool, the disturbed pixels; None where none is.
         tokens: indices of the tokens that somebody asked for; None stands for all.
         answer: what these tokens answer to, e.g. 'dog (true)', or ''.
         undisturbed: stages of the undisturbed picture, where its pixels are at the
             same place; None otherwise.
+        detections: of a detector.
+        painted: (H, W, 3) RGB uint8 by name, of a segmentor: truth and prediction.
+        legend: names and colours (RGB in 0..1) of the classes painted.
     """
 
     name: str
-    image: np.ndarray
-    stages: List[Stage]
+    frames: Sequence[Frame]
+    stages: Sequence[Stage]
     title: str = ''
+    summary: str = ''
     boxes: np.ndarray = np.zeros((0, 4))
     area: Optional[np.ndarray] = None
     tokens: Optional[np.ndarray] = None
     answer: str = ''
-    undisturbed: Optional[List[Stage]] = None
+    undisturbed: Optional[Sequence[Stage]] = None
+    detections: Optional[Detections] = None
+    painted: Optional[Dict[str, np.ndarray]] = None
+    legend: Sequence[Tuple[str, np.ndarray]] = ()
+
+    @property
+    def frame(self) -> Frame:
+        """The picture, or the middle one of the clip's."""
+        return self.frames[len(self.frames) // 2]
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.frame.image
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.stages[-1].rois)
+
+    @property
+    def drawn_tokens(self) -> np.ndarray:
+        return np.arange(self.num_tokens) if self.tokens is None else self.tokens
 
 
 def _position(window: Tensor) -> Tuple[int, int]:
@@ -97,105 +154,71 @@ def _position(window: Tensor) -> Tuple[int, int]:
 
 
 @contextmanager
-def record(model: nn.Module) -> Iterator[Recording]:
-    """Record the sampling stages while a library runs a model."""
-    recording = Recording([], [], [])
+def record(model: nn.Module) -> Iterator[List[Call]]:
+    """Record the calls of a model's backbone while a library runs the model.
 
+    Args:
+        model: with a SparseFormer as ``backbone``.
+
+    Yields:
+        Calls in order; several where a segmentor slides a window.
+    """
+    calls: List[Call] = []
     backbone = model.backbone
     forward_intermediates = backbone.forward_intermediates
 
     def recorded(inputs, valid_shapes=None):
         outputs = forward_intermediates(inputs, valid_shapes)
         height, width = inputs.shape[-2:] if valid_shapes is None else valid_shapes[0]
-        call = Call(_position(inputs), (width, height), outputs.stages)
-        recording.calls.append(call)
-        recording.last_tokens.append(outputs.tokens)
+        calls.append(Call(_position(inputs), (width, height), outputs))
         return outputs
 
-    def after_head(module, args, outputs):
-        recording.head_outputs.append(outputs)
-
-    hooks = []
-    if hasattr(model, 'bbox_head'):
-        hooks.append(model.bbox_head.register_forward_hook(after_head))
     # What its forward calls, as long as the instance has an attribute of that name.
     backbone.forward_intermediates = recorded
     try:
-        yield recording
+        yield calls
     finally:
         del backbone.forward_intermediates
-        for hook in hooks:
-            hook.remove()
+
+
+def stages_of(records: Sequence[StageRecord], index: int = 0) -> List[Stage]:
+    """The sampling stages of one picture of a batch.
+
+    Args:
+        records: of a backbone's or classifier's outputs, ``outputs.stages``.
+        index: of the picture.
+    """
+    stages = []
+    for record in records:
+        both = (x[index].detach().double().cpu() for x in (record.rois, record.points))
+        stages.append(Stage(record.name, *(x.numpy() for x in both)))
+    return stages
 
 
 def picture_stages(calls: Sequence[Call], shape: Sequence[int]) -> List[Stage]:
-    """Bring what a backbone recorded into units of the picture.
+    """Bring what a backbone recorded into units of the picture or clip.
 
     Args:
-        calls: on one picture, a batch of one.
+        calls: on one picture or clip, a batch of one.
         shape: height and width of the picture inside the network's input
             (``img_shape`` of its sample).
     """
     picture = np.array([shape[1], shape[0]], dtype=np.float64)
-    stages = []
-    for records in zip(*(call.stages for call in calls)):
+    result = []
+    for same in zip(*(stages_of(call.outputs.stages) for call in calls)):
         rois, points = [], []
-        for call, one in zip(calls, records):
-            size, offset = np.array(call.size) / picture, call.offset / picture
-            roi = one.rois[0].double().cpu().numpy()
-            rois.append(
-                np.concatenate([roi[:, :2] * size + offset, roi[:, 2:] * size], axis=1)
-            )
-            points.append(one.points[0].double().cpu().numpy() * size + offset)
-        stages.append(
-            Stage(records[0].name, np.concatenate(rois), np.concatenate(points))
-        )
-    return stages
+        for call, stage in zip(calls, same):
+            dims = stage.points.shape[-1]
+            scale, shift = np.ones(dims), np.zeros(dims)
+            scale[:2], shift[:2] = call.size / picture, call.offset / picture
+            center, sides = np.split(stage.rois, 2, axis=1)
+            rois.append(np.concatenate([center * scale + shift, sides * scale], axis=1))
+            points.append(stage.points * scale + shift)
+        result.append(Stage(same[0].name, np.concatenate(rois), np.concatenate(points)))
+    return result
 
 
-def token_logits(model: nn.Module, tokens: Tensor) -> Tensor:
-    """What a classifier says to each token by itself (figure 6 of the paper).
-
-    Args:
-        model (nn.Module): A classifier or recogniser with a SparseFormer as
-            ``backbone`` and a linear layer after it: ``head.fc`` of mmpretrain's
-            LinearClsHead or ``cls_head.fc_cls`` of mmaction2's I3DHead and TSNHead.
-        tokens (Tensor): (..., N, d) of the backbone, through its final norm.
-
-    Returns:
-        Tensor: Logits, (..., N, K). The mean over tokens is taken before the
-        backbone's final norm, so they do not average to the picture's.
-
-    Raises:
-        ValueError: where the model has no such layer.
-    """
-    width = model.backbone.embed_dims
-    for head_name, layer in (('head', 'fc'), ('cls_head', 'fc_cls')):
-        head = getattr(model, head_name, None)
-        classifier = getattr(head, layer, None)
-        if getattr(classifier, 'in_features', None) == width:
-            return classifier(tokens)
-        if head is not None:
-            raise ValueError(
-                f'the head {type(head).__name__} has no linear layer {layer} that '
-                f'takes the {width} channels of a token, so no token can be asked for '
-                'its class'
-            )
-    raise ValueError(
-        f'{type(model).__name__} has neither head.fc nor cls_head.fc_cls, so no token '
-        'can be asked for its class'
-    )
-
-
-def top_tokens(scores, count: int) -> np.ndarray:
-    """The tokens that answer the most, best first; the lower index of equals.
-
-    Args:
-        scores (Tensor or np.ndarray): (N,) of one class.
-        count (int): K; all tokens if there are no more.
-
-    Returns:
-        np.ndarray: (min(K, N),) indices.
-    """
-    scores = torch.as_tensor(scores).detach().double().cpu().numpy()
-    return np.argsort(-scores, kind='stable')[:count]
+def spread(total: int, count: int) -> np.ndarray:
+    """Indices in the middle of ``count`` equal parts of ``total``; all if fewer."""
+    count = min(total, count)
+    return ((np.arange(count) + 0.5) * total / count).astype(int)

@@ -1,21 +1,18 @@
-"""A few fixed samples of a data set, and where a model looks at them."""
+"""A few fixed samples of a data set, and where a model looks at them in training."""
 
 import copy
-import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import List, NamedTuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engine.datasets import own_randomness
+from ..models import SparseFormer
 from ..models.padding import PaddingAware, valid_shapes_of
-from ..models.sparseformer import SparseFormer
-from ..models.tokens import StageRecord
 from ..utils.modes import evaluating
-
-__all__ = ['Look', 'Sample', 'backbone_of', 'load_samples', 'look_at', 'own_randomness']
+from .recording import Call, Frame, Look, picture_stages, spread
+from .truth import own_boxes, path_of, read_boxes
 
 
 class Sample(NamedTuple):
@@ -25,30 +22,13 @@ class Sample(NamedTuple):
         name: of its file.
         batch: that holds it alone, as the data loader would give it.
         image: (H, W, 3) RGB uint8; of a clip, its middle frame.
-        boxes: (n, 4) true boxes in pixels of the network's input; None if unknown.
+        boxes: (n, 4) true boxes in pixels of the network's input.
     """
 
     name: str
     batch: dict
     image: np.ndarray
-    boxes: Optional[np.ndarray]
-
-
-class Look(NamedTuple):
-    """A sample and where a model looked; positions are relative to ``image``.
-
-    Attributes:
-        name, image, boxes: of the sample, boxes relative to the image; the image is as
-            large as what RoIs are relative to.
-        stages: what the backbone recorded for this sample alone, B = 1.
-        time: of the image in its clip, in units of the clip; None for pictures.
-    """
-
-    name: str
-    image: np.ndarray
-    boxes: Optional[np.ndarray]
-    stages: Sequence[StageRecord]
-    time: Optional[float]
+    boxes: np.ndarray
 
 
 def load_samples(
@@ -57,24 +37,23 @@ def load_samples(
     """Load samples, evenly spread over a data set: the same ones every time.
 
     Args:
-        loader (DataLoader): Whose ``dataset`` and ``collate_fn`` are used; the
-            data set packs dictionaries with one tensor as ``inputs``.
-        count (int): At most so many.
-        boxes (str, Path, bool, optional): A boxes file, None for the data set's own
-            boxes, False for none.
+        loader: whose ``dataset`` and ``collate_fn`` are used; the data set packs
+            dictionaries with one tensor as ``inputs``.
+        count: at most so many.
+        boxes: a boxes file, None for the data set's own boxes, False for none.
 
     Raises:
         ValueError: for other data sets, or boxes that do not fit.
     """
     dataset, total = loader.dataset, len(loader.dataset)
-    count = min(count, total)
-    if not count:
+    if not total:
         raise ValueError(
             'FocusHook takes its samples from the validation set: it is empty'
         )
-    known = None if boxes is None or boxes is False else _read_boxes(boxes)
-    samples = []
-    for index in ((np.arange(count) + 0.5) * total / count).astype(int).tolist():
+    is_file = boxes is not None and boxes is not False
+    known = read_boxes(boxes) if is_file else {}
+    samples, paths = [], []
+    for index in spread(total, count).tolist():
         packed = dataset[index]
         inputs = packed.get('inputs') if isinstance(packed, dict) else None
         if not torch.is_tensor(inputs):
@@ -85,56 +64,28 @@ def load_samples(
             )
         get_info = getattr(dataset, 'get_data_info', lambda index: {})
         info = get_info(index)
-        keys = ('img_path', 'filename', 'frame_dir')
-        path = next((info[key] for key in keys if key in info), f'sample {index}')
-        found = None
-        if known is not None:
-            found = known.get(Path(path).resolve())
-        elif boxes is None:
-            found = _own_boxes(info)
-        if found is not None:
-            if inputs.dim() != 3:
-                raise ValueError(
-                    'FocusHook knows no boxes that move with time: leave out boxes '
-                    '(tools/visualization/vis_focus.py measures videos with theirs)'
-                )
-            found = np.array([box[:4] for box in found], dtype=float).reshape(-1, 4)
-            found = found * _scale(packed.get('data_samples'), path)
-        samples.append(
-            Sample(
-                Path(path).name, loader.collate_fn([packed]), _picture(inputs), found
+        path = path_of(info) or Path(f'sample {index}')
+        paths.append(path.resolve())
+        true = known.get(paths[-1]) if is_file else None
+        if boxes is None:
+            true = own_boxes(info)
+        if true is None:
+            true = np.zeros((0, 4))
+        elif inputs.dim() != 3:
+            raise ValueError(
+                'FocusHook knows no boxes that move with time: leave out boxes '
+                '(tools/visualization/vis_focus.py measures videos with theirs)'
             )
-        )
-    if known is not None and all(sample.boxes is None for sample in samples):
+        else:
+            true = true * _scale(packed.get('data_samples'), path)
+        batch = loader.collate_fn([packed])
+        samples.append(Sample(path.name, batch, _picture(inputs), true))
+    if is_file and not any(path in known for path in paths):
         raise ValueError(
-            f'boxes={str(boxes)!r} has none of the samples, for instance {path}; does '
-            'it belong to the validation set?'
+            f'boxes={str(boxes)!r} has none of the samples, for instance {paths[-1]}; '
+            'does it belong to the validation set?'
         )
     return samples
-
-
-def _read_boxes(boxes: Union[str, Path]) -> Dict[Path, list]:
-    file = Path(boxes)
-    try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-        return {(file.parent / name).resolve(): v for name, v in content.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f'boxes={str(boxes)!r} is no file that FocusHook can read, that is a JSON '
-            f'dictionary of picture -> [[x1, y1, x2, y2, label], ...]: {error}'
-        ) from error
-
-
-def _own_boxes(info: dict) -> Optional[list]:
-    """A data set's boxes of one picture, in pixels of the file.
-
-    Unlike those in data samples, these never went through the pipeline, whose steps
-    load them before or after the picture is resized.
-    """
-    instances = [item for item in info.get('instances', ()) if 'bbox' in item]
-    if 'instances' not in info or len(instances) < len(info['instances']):
-        return None
-    return [item['bbox'] for item in instances if not item.get('ignore_flag')]
 
 
 def backbone_of(model: nn.Module) -> SparseFormer:
@@ -165,7 +116,7 @@ def _picture(inputs: Tensor) -> np.ndarray:
     return pixels.permute(1, 2, 0).round().byte().cpu().numpy()
 
 
-def _scale(sample, path: str) -> np.ndarray:
+def _scale(sample, path: Path) -> np.ndarray:
     """What turns pixels of the file, x1, y1, x2, y2, into those of the input."""
     meta = getattr(sample, 'metainfo', {})
     if 'ori_shape' not in meta or 'img_shape' not in meta:
@@ -182,7 +133,7 @@ def _scale(sample, path: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def look_at(model: nn.Module, sample: Sample) -> Look:
+def look_at_sample(model: nn.Module, sample: Sample) -> Look:
     """Run a model's backbone on one sample, in evaluation mode."""
     # Preprocessors change what they get.
     data = model.data_preprocessor(copy.deepcopy(sample.batch), False)
@@ -195,16 +146,16 @@ def look_at(model: nn.Module, sample: Sample) -> Look:
     if isinstance(model, PaddingAware):
         shapes = valid_shapes_of(data.get('data_samples'))
     with evaluating(backbone):
-        stages = backbone.forward_intermediates(inputs, shapes).stages
-    height, width = shapes[0] if shapes else inputs.shape[-2:]
+        outputs = backbone.forward_intermediates(inputs, shapes)
+    shape = height, width = shapes[0] if shapes else inputs.shape[-2:]
     image = np.zeros((height, width, 3), np.uint8)  # padding, if any, is black
     shown = sample.image[:height, :width]
     image[: shown.shape[0], : shown.shape[1]] = shown
-    boxes = sample.boxes
-    if boxes is not None:
-        boxes = boxes / [width, height, width, height]
+    boxes = sample.boxes / [width, height, width, height]
     time = None
     if backbone.spatial_dims == 3:
         frames = inputs.shape[2]
         time = (frames // 2 + 0.5) / frames
-    return Look(sample.name, image, boxes, stages, time)
+    stages = picture_stages([Call((0, 0), (width, height), outputs)], shape)
+    frame = Frame(sample.name, image, boxes, time)
+    return Look(sample.name, [frame], stages, boxes=boxes)

@@ -114,20 +114,22 @@ def test_wheel_carries_configs_and_tools(source, wheel):
     assert not any(name.endswith('.pyc') for name in names)
 
 
-def test_every_module_is_in_the_wheel(source, wheel):
+def test_every_module_and_page_is_in_the_wheel(source, wheel):
+    suffixes = '.py', '.html'
     with zipfile.ZipFile(wheel) as archive:
         packed = {
             name
             for name in archive.namelist()
-            if name.endswith('.py') and '/.mim/' not in name
+            if name.endswith(suffixes) and '/.mim/' not in name
         }
     # pathlib follows the links of .mim or not, depending on the version.
     modules = {
         path.relative_to(source).as_posix()
-        for path in (source / 'sparseformer_mm').rglob('*.py')
-        if '.mim' not in path.parts
+        for path in (source / 'sparseformer_mm').rglob('*')
+        if path.suffix in suffixes and '.mim' not in path.parts
     }
     assert packed == modules
+    assert 'sparseformer_mm/visualization/page.html' in packed
 
 
 def test_metadata_pulls_nothing_in(wheel):

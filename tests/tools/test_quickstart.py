@@ -45,10 +45,14 @@ def test_its_points_move_onto_the_digit(trained, tmp_path):
     """The class is all it was told, yet it learns where to look."""
     checkpoint, options = trained
     out = tmp_path / 'focus.json'
-    tool('analysis_tools/focus_gain.py', CONFIG, checkpoint, '--json', out,
-        '--out', tmp_path / 'pictures', '--cfg-options', *options)  # fmt: skip
-    result = json.loads(out.read_text())
-    assert list(result['stages']) == [f'focusing.{i}' for i in range(4)] + ['cortex.0']
+    val = checkpoint.parents[1] / 'digits/val'
+    tool('visualization/vis_focus.py', CONFIG, checkpoint, val, '--json', out,
+        '--out', tmp_path / 'pictures', '--max-images', 1000, '--shuffle',
+        '--num-drawn', 4, '--cfg-options', *options)  # fmt: skip
+    means = json.loads(out.read_text())['means']
+    names = [stage['name'] for stage in means['stages']]
+    assert names == [f'focusing.{i}' for i in range(4)] + ['cortex.0']
+    gain = means['focus_gain']
     # 1 and 0 before training; the whole of it gets beyond 2.
-    assert result['ratio'] > 1.1 and result['last'] - result['first'] > 0.015
-    assert list((tmp_path / 'pictures').glob('*.png'))
+    assert gain['ratio'] > 1.1 and gain['gain'] > 0.015
+    assert (tmp_path / 'pictures/sheet.png').is_file()

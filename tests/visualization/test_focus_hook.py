@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import EMAHook
+from mmengine.dataset import Compose
 from mmengine.runner import Runner
 from PIL import Image
 
 from helpers.toy_training import ROOT, make_data, run, write_config  # noqa: E402
+from sparseformer_mm.engine.datasets import own_randomness
 from sparseformer_mm.visualization import FocusHook
 from sparseformer_mm.visualization import hook as focus_hook
-from sparseformer_mm.visualization.density import density_map, entropy_bits
-from sparseformer_mm.visualization.samples import look_at, own_randomness
+from sparseformer_mm.visualization.figures import kind_panels
+from sparseformer_mm.visualization.recording import stages_of
+from sparseformer_mm.visualization.samples import load_samples, look_at_sample
+from sparseformer_mm.visualization.statistics import stage_statistics
 
 HOOK = 'sparseformer_mm.visualization.FocusHook'
 SHOWN = [1, 5, 9, 13]  # of 15, in the middle of four equal parts
@@ -92,54 +95,32 @@ def shown(toy, tmp_path_factory):
     return train(toy, work_dir, [hook], restless), work_dir
 
 
+@torch.no_grad()
 def by_hand(backbone, inputs: list, boxes: list) -> dict:
     """Scalars of pictures, each (3, H, W) as the network gets it."""
     expected: dict = {}
-    shares: list = []
-    backbone = backbone.eval()
-    for picture, boxes_of_one in zip(inputs, boxes):
-        with torch.no_grad():
-            stages = backbone.forward_intermediates(picture[None]).stages
-        found = []
-        for stage in stages:
-            rois, points = stage.rois[0], stage.points[0].flatten(0, 1)
-            size = picture.shape[:0:-1]
-            off = rois[:, :2] - rois[:, :2].mean(0)
-            numbers = dict(
-                roi_width=rois[:, 2].mean(),
-                roi_height=rois[:, 3].mean(),
-                center_spread=off.pow(2).sum(1).mean().sqrt(),
-                outside=((points - 0.5).abs().amax(1) > 0.5).float().mean(),
-                entropy=entropy_bits(density_map(points.numpy(), size)),
-            )
-            if len(boxes_of_one):
-                inside = [
-                    (points[:, 0] >= x1)
-                    & (points[:, 0] <= x2)
-                    & (points[:, 1] >= y1)
-                    & (points[:, 1] <= y2)
-                    for x1, y1, x2, y2 in boxes_of_one
-                ]
-                numbers['focus'] = torch.stack(inside).any(0).float().mean()
-                found.append(float(numbers['focus']))
+    for picture, own in zip(inputs, boxes):
+        stages = stages_of(backbone.eval().forward_intermediates(picture[None]).stages)
+        for numbers in stage_statistics(stages, own, picture.shape[:0:-1]):
+            numbers = numbers._asdict()
+            name = numbers.pop('name')
+            del numbers['points']
+            numbers['entropy'] = numbers.pop('entropy_bits')
+            numbers['focus'] = numbers.pop('in_boxes')
             for key, value in numbers.items():
-                key = f'focus/{stage.name}/{key}'
-                expected.setdefault(key, []).append(float(value))
-        if found:
-            shares.append(found[-1] - found[0])
-    if shares:
-        expected['focus/gain'] = shares
-    return {key: float(np.mean(values)) for key, values in expected.items()}
+                if value is not None:
+                    expected.setdefault(f'focus/{name}/{key}', []).append(value)
+    expected = {key: float(np.mean(values)) for key, values in expected.items()}
+    first, last = (f'focus/{name}/focus' for name in NAMES[::2])
+    if first in expected:
+        expected['focus/gain'] = expected[last] - expected[first]
+    return expected
 
 
 def normalised(dataset, indices, flip=True) -> list:
     """Inputs of a data set as the toy configs' preprocessors prepare them."""
     inputs = [dataset[i]['inputs'].float() for i in indices]
     return [((x.flip(0) if flip else x) - 127.5) / 64 for x in inputs]
-
-
-def scalars_of(row: dict) -> dict:
-    return {key: value for key, value in row.items() if key != 'step'}
 
 
 @pytest.mark.mmpretrain
@@ -153,8 +134,9 @@ def test_scalars_are_those_of_the_stages(shown):
     boxes = [[] if i == SHOWN[1] else [box] for i in SHOWN]
     expected = by_hand(runner.model.backbone, inputs, boxes)
     assert len(expected) == 6 * len(NAMES) + 1
-    found = scalars_of(rows(work_dir, 'focus/gain')[-1])
-    assert found == pytest.approx(expected, abs=1e-5)
+    assert rows(work_dir, 'focus/gain')[-1] == pytest.approx(
+        dict(expected, step=2), abs=1e-5
+    )
     (log,) = (file.read_text() for file in work_dir.glob('*/*.log'))
     for step, row in enumerate(rows(work_dir, 'focus/gain')):
         first, last = (row[f'focus/{name}/outside'] for name in NAMES[::2])
@@ -208,14 +190,11 @@ def test_tensorboard_shows_the_same(shown):
 def test_the_training_is_the_same_without(toy, shown, tmp_path):
     runner, work_dir = shown
     other = train(toy, tmp_path, change=restless)
-    assert [row['loss'] for row in rows(work_dir, 'loss')] == [
-        row['loss'] for row in rows(tmp_path, 'loss')
-    ]
-    assert len(rows(tmp_path, 'loss')) == 8
-    accuracy = 'accuracy/top1'
-    assert (
-        rows(work_dir, accuracy)[-1][accuracy] == rows(tmp_path, accuracy)[-1][accuracy]
-    )
+    for key, count in (('loss', 8), ('accuracy/top1', 2)):
+        with_hook, without = (
+            [row[key] for row in rows(folder, key)] for folder in (work_dir, tmp_path)
+        )
+        assert with_hook == without and len(without) == count
     weights = other.model.state_dict()
     for name, tensor in runner.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
@@ -245,35 +224,38 @@ def test_averaged_weights_are_shown(toy, tmp_path):
     ):
         runner.model.load_state_dict(weights)
         expected = by_hand(runner.model.backbone, inputs, [[]] * 4)
-        matches.append(scalars_of(found[1]) == pytest.approx(expected, abs=1e-5))
+        matches.append(found[1] == pytest.approx(dict(expected, step=2), abs=1e-5))
     assert matches == [True, False]
-    assert any(isinstance(hook, EMAHook) for hook in runner.hooks)
 
 
 @pytest.mark.mmpretrain
-def test_a_look_leaves_modes_gradients_and_randomness_alone(toy, tmp_path):
-    runner = train(toy, tmp_path, [dict(type=HOOK, num_samples=2)])
+def test_a_look_leaves_modes_gradients_and_randomness_alone(shown, monkeypatch):
+    runner, _ = shown
     hook, model = hook_of(runner), runner.model.train()
     model.backbone.stem.eval()
     modes = [module.training for module in model.modules()]
     batch = hook._samples[0].batch
     before = batch['inputs'][0].clone()
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
-    look = look_at(model, hook._samples[0])
+    look = look_at_sample(model, hook._samples[0])
+    sent = []
+    visualizer = SimpleNamespace(_vis_backends=['one'])
+    visualizer.add_image = visualizer.add_scalars = lambda *args: sent.append(args)
+    monkeypatch.setattr(runner, 'visualizer', visualizer)
     hook._show(runner, 7)
+    assert [args[0] for args in sent[:2]] == ['focus_points', 'focus_density']
+    assert [args[-1] for args in sent] == [7] * 3
     assert [module.training for module in model.modules()] == modes
-    assert not any(stage.points.requires_grad for stage in look.stages)
+    assert all(isinstance(stage.points, np.ndarray) for stage in look.stages)
     assert torch.equal(batch['inputs'][0], before)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
-
-
-@pytest.mark.mmpretrain
-def test_only_the_main_process_looks(toy, tmp_path, monkeypatch):
+    # In a process beside the main one nothing happens.
     monkeypatch.setattr(focus_hook, 'is_main_process', lambda: False)
-    runner = train(toy, tmp_path, [dict(type=HOOK)])
-    assert hook_of(runner)._samples == [] and not pictures(tmp_path)
-    assert not rows(tmp_path, 'focus/cortex.0/outside')
+    other = FocusHook()
+    other.before_train(runner)
+    other._show(runner, 8)
+    assert not other._samples and len(sent) == 3
 
 
 @pytest.mark.mmpretrain
@@ -308,22 +290,20 @@ def test_a_detector_with_its_own_boxes(tmp_path):
         cfg.model.data_preprocessor.pad_size_divisor = 32
         cfg.val_dataloader.dataset.test_mode = True
 
-    hook = dict(type=HOOK, interval=2, by_epoch=False, num_samples=8)
+    hook = dict(type=HOOK, interval=4, by_epoch=False, num_samples=8, what='points')
     config = toy_detector.make_toy(tmp_path, epochs=2)
     runner = train(config, tmp_path / 'run', [hook], change)
     found = rows(tmp_path / 'run', 'focus/gain')
-    assert [row['step'] for row in found] == [0, 2, 4]
+    assert [row['step'] for row in found] == [0, 4]
     boxes = [
-        [
-            (x / width, y / height, (x + w) / width, (y + h) / height)
-            for _, x, y, w, h, _ in objects
-        ]
+        [np.divide([x, y, x + w, y + h], [width, height] * 2)
+         for _, x, y, w, h, _ in objects]
         for height, width, objects in toy_detector.SCENES
-    ]
+    ]  # fmt: skip
     inputs = normalised(runner.val_dataloader.dataset, range(8))
     assert len({x.shape for x in inputs}) > 3
     expected = by_hand(runner.model.backbone, inputs, boxes)
-    assert scalars_of(found[-1]) == pytest.approx(expected, abs=1e-4)
+    assert found[-1] == pytest.approx(dict(expected, step=4), abs=1e-4)
     sheet = pictures(tmp_path / 'run')['focus_points_4.png']
     # Enlarged three times, without the padding.
     heights = [16 + 3 * x.shape[1] for x in inputs]
@@ -336,15 +316,14 @@ def test_a_segmentor_counts_iterations(tmp_path):
     from helpers import toy_segmentor
 
     config = toy_segmentor.make_toy(tmp_path, iterations=2)
-    with pytest.raises(ValueError, match='counts iterations: give by_epoch=False'):
-        train(config, tmp_path / 'wrong', [dict(type=HOOK)])
     hook = dict(type=HOOK, by_epoch=False, interval=2, what=('rois', 'density'))
     runner = train(config, tmp_path / 'run', [hook])
+    with pytest.raises(ValueError, match='counts iterations: give by_epoch=False'):
+        FocusHook().before_train(runner)
     (*_, last) = rows(tmp_path / 'run', 'focus/cortex.0/outside')
     inputs = normalised(runner.val_dataloader.dataset, [1, 3, 5, 7])
     expected = by_hand(runner.model.backbone, inputs, [[]] * 4)
-    assert last.pop('step') == 2
-    assert last == pytest.approx(expected, abs=1e-4)
+    assert last == pytest.approx(dict(expected, step=2), abs=1e-4)
     assert sorted(pictures(tmp_path / 'run')) == [
         f'focus_{kind}_{step}.png' for kind in ('density', 'rois') for step in (0, 2)
     ]
@@ -376,24 +355,21 @@ def test_a_recognizer_of_videos(tmp_path):
     assert len(pictures(tmp_path / 'run')) == 4
 
     # On the middle frame, the tubes that are there at its time.
-    look = look_at(runner.model, hook._samples[0])
-    assert look.time == 4.5 / 8
-    panels = focus_hook._panels(look, 'rois', 0.05)
+    look = look_at_sample(runner.model, hook._samples[0])
+    assert look.frame.time == 4.5 / 8
+    panels = kind_panels(look, 'rois', 0.05)
     assert [panel.title for panel in panels] == ['image', *NAMES]
-    rois = look.stages[0].rois[0]
-    there = (rois[:, 2] - rois[:, 5] / 2 <= 4.5 / 8) & (
-        rois[:, 2] + rois[:, 5] / 2 >= 4.5 / 8
-    )
+    rois = look.stages[0].rois
+    start, end = rois[:, 2] - rois[:, 5] / 2, rois[:, 2] + rois[:, 5] / 2
+    there = (start <= 4.5 / 8) & (end >= 4.5 / 8)
     assert 0 < there.sum() < len(there)
-    corners = panels[1].frames[0].corners
+    corners = panels[1].rectangles[0].corners
     assert np.allclose(corners[:, 0], (rois[:, 0] - rois[:, 3] / 2)[there])
 
-    (tmp_path / 'boxes.json').write_text(
-        json.dumps({f'data/val/{i:03d}': [[0, 0, 9, 9, 0]] for i in range(12)})
-    )
+    boxes = tmp_path / 'boxes.json'
+    boxes.write_text(json.dumps({'data/val/002': [[0, 0, 9, 9, 0]]}))
     with pytest.raises(ValueError, match='no boxes that move with time'):
-        boxes = str(tmp_path / 'boxes.json')
-        train(config, tmp_path / 'wrong', [dict(type=HOOK, boxes=boxes)])
+        load_samples(runner.val_dataloader, 3, boxes)
 
 
 # ---------------------------------------------------------------------- complaints
@@ -428,33 +404,39 @@ def no_backend(cfg):
     cfg.visualizer = dict(type='UniversalVisualizer', vis_backends=[])
 
 
-def cropped(cfg):
-    load, pack = cfg.val_dataloader.dataset.pipeline
-    crop = dict(type='CenterCrop', crop_size=16)
-    cfg.val_dataloader.dataset.pipeline = [load, crop, pack]
+@pytest.mark.mmpretrain
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (no_sparseformer, 'a ResNet and has no tokens.*remove the hook, or give'),
+        (no_validation, 'samples from the validation set, and there is none'),
+        (no_backend, "no backend: give it vis_backends=.*'LocalVisBackend'"),
+    ],
+)
+def test_complaints_before_the_training(toy, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        train(toy, tmp_path, [dict(type=HOOK)], change)
+    assert not list(tmp_path.glob('*/vis_data/scalars.json'))
 
 
 @pytest.mark.mmpretrain
-@pytest.mark.parametrize(
-    'change, boxes, message',
-    [
-        (no_sparseformer, None, 'a ResNet and has no tokens.*remove the hook, or give'),
-        (no_validation, None, 'samples from the validation set, and there is none'),
-        (no_backend, None, "no backend: give it vis_backends=.*'LocalVisBackend'"),
-        (cropped, 'val_boxes.json', 'crops or flips .*class0/1.png.*boxes=False'),
-        (None, 'none.json', 'none.json.* is no file that FocusHook can read'),
-        (None, 'train_boxes.json', 'has none of the samples, for instance .*val/cl'),
-    ],
-)
-def test_complaints_before_the_training(toy, tmp_path, change, boxes, message):
-    if boxes:
-        boxes = str(toy.parent / 'data' / boxes)
-    if boxes and boxes.endswith('train_boxes.json'):
-        Path(boxes).write_text(json.dumps({'train/class0/0.png': [[*BOX, 0]]}))
-    hook = dict(type=HOOK, boxes=boxes)
-    with pytest.raises(ValueError, match=message):
-        train(toy, tmp_path, [hook], change or (lambda cfg: None))
-    assert not list(tmp_path.glob('*/vis_data/scalars.json'))
+def test_boxes_that_do_not_fit(toy, shown, tmp_path, monkeypatch):
+    loader = shown[0].val_dataloader
+    other = tmp_path / 'boxes.json'
+    other.write_text(json.dumps({'train/class0/0.png': [[*BOX, 0]]}))
+    for boxes, message in (
+        (tmp_path / 'none.json', 'none.json is no file of boxes that can be read'),
+        (other, 'has none of the samples, for instance .*val/cl'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_samples(loader, 4, boxes)
+    crop = Compose([dict(type='mmpretrain.CenterCrop', crop_size=16)]).transforms
+    steps = loader.dataset.pipeline.transforms
+    monkeypatch.setattr(
+        loader.dataset.pipeline, 'transforms', [steps[0], *crop, steps[-1]]
+    )
+    with pytest.raises(ValueError, match='crops or flips .*class0/1.png.*boxes=False'):
+        load_samples(loader, 4, toy.parent / 'data/val_boxes.json')
 
 
 def test_weights_that_are_shared_out(monkeypatch):

@@ -17,23 +17,27 @@ from PIL import Image
 
 pytest.importorskip('matplotlib')
 
-from sparseformer_mm.visualization.density import density_map  # noqa: E402
-from sparseformer_mm.visualization.draw import heat_colors, light_colors  # noqa: E402
 from sparseformer_mm.visualization.page import (  # noqa: E402
     UNIT,
-    attention_page,
     picture_data,
     write_page,
 )
-from sparseformer_mm.visualization.recording import Look, Stage  # noqa: E402
-from sparseformer_mm.visualization.statistics import share_in_boxes  # noqa: E402
+from sparseformer_mm.visualization.panels import (  # noqa: E402
+    heat_colors,
+    token_colors,
+)
+from sparseformer_mm.visualization.recording import Frame, Look, Stage  # noqa: E402
+from sparseformer_mm.visualization.statistics import (  # noqa: E402
+    density_map,
+    share_in_boxes,
+)
 
 NASTY = '</script><script>throw 1</script><!-- <b>&amp;"\'\u2028é.png'
 TOKENS, POINTS, STAGES = 5, 4, 3
 VOID = {'meta', 'link', 'input', 'br', 'img'}
 
 
-def a_look(seed, **kwargs):
+def a_look(seed, size=(30, 40), name='a.png', **kwargs):
     rng = np.random.default_rng(seed)
     stages = [
         Stage(
@@ -43,8 +47,8 @@ def a_look(seed, **kwargs):
         )
         for i in range(STAGES)
     ]
-    image = rng.integers(0, 255, (30, 40, 3)).astype(np.uint8)
-    return Look(**{**dict(name='a.png', image=image, stages=stages), **kwargs})
+    image = rng.integers(0, 255, (*size, 3)).astype(np.uint8)
+    return Look(name, [Frame('image', image)], stages, **kwargs)
 
 
 def looks():
@@ -108,7 +112,7 @@ def test_data_of_a_picture():
     np.testing.assert_allclose(np.array(data['boxes']) / UNIT, look.boxes, atol=1e-4)
     assert data['tokens'] is None and data['area'] is None
     colors = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in data['colors']]
-    np.testing.assert_allclose(np.array(colors) / 255, light_colors(TOKENS), atol=0.002)
+    np.testing.assert_allclose(np.array(colors) / 255, token_colors(TOKENS), atol=0.002)
     assert [stage['name'] for stage in data['stages']] == [s.name for s in look.stages]
     maps = [density_map(s.points, (40, 30), 0.1, (168, 224)) for s in look.stages]
     for stage, one, density in zip(data['stages'], look.stages, maps):
@@ -141,8 +145,7 @@ def test_data_of_a_disturbed_picture():
 
 
 def test_large_photos_are_shrunk():
-    image = np.random.default_rng(0).integers(0, 255, (900, 600, 3)).astype(np.uint8)
-    data = picture_data(a_look(0, image=image))
+    data = picture_data(a_look(0, (900, 600)))
     assert picture_of(data['image']).size == (299, 448)
     assert data['image'].startswith('data:image/jpeg')
     assert (data['width'], data['height']) == (600, 900)
@@ -166,8 +169,10 @@ def test_names_cannot_break_the_page(tmp_path):
     assert data['pictures'][1]['answer'] == NASTY
 
 
-def test_the_page_holds_everything():
-    page = attention_page(looks())
+def test_the_page_holds_everything(tmp_path):
+    path = tmp_path / 'index.html'
+    write_page(path, looks())
+    page = path.read_text(encoding='utf-8')
     reader = read(page)
     assert reader.addresses == ['data:,']
     # The one address is the name of SVG, which nobody opens.
@@ -176,7 +181,7 @@ def test_the_page_holds_everything():
     for forbidden in ('fetch(', 'XMLHttpRequest', 'import(', 'innerHTML', '@import'):
         assert forbidden not in page
     with pytest.raises(ValueError, match='at least one picture'):
-        attention_page([])
+        write_page(path, [])
 
 
 # ----------------------------------------------------------------- in a browser

@@ -1,17 +1,23 @@
-"""What is kept of a library's call, and what single tokens answer."""
+"""What is kept of a library's call."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import torch
 
+from helpers.scripts import ROOT
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.visualization.recording import (
+    Call,
+    Stage,
+    _position,
     picture_stages,
     record,
-    token_logits,
-    top_tokens,
+    spread,
+    stages_of,
 )
 
 ARCH = dict(
@@ -27,7 +33,7 @@ ARCH = dict(
 
 
 class Library(torch.nn.Module):
-    """Calls its backbone as the libraries do, without asking for stages."""
+    """Calls its backbone as the libraries do."""
 
     def __init__(self):
         super().__init__()
@@ -36,56 +42,88 @@ class Library(torch.nn.Module):
         with torch.no_grad():
             for param in self.backbone.parameters():
                 param.add_(torch.randn_like(param) * 0.02)
-        self.head = torch.nn.Module()
-        self.head.fc = torch.nn.Linear(16, 3)
 
     def forward(self, x):
-        return self.head.fc(self.backbone(x)[-1])
+        return self.backbone(x)[-1]
 
 
 @torch.no_grad()
 def test_record_sees_what_the_backbone_records():
-    model, x = Library(), torch.rand(1, 3, 32, 48)
-    plain, seen = model(x), model.backbone.forward_intermediates(x)
-    with record(model) as recording:
-        torch.testing.assert_close(model(x), plain)
-    (call,) = recording.calls
+    model, x = Library(), torch.rand(2, 3, 32, 48)
+    seen = model.backbone.forward_intermediates(x)
+    plain = model(x[:1])
+    with record(model) as calls:
+        torch.testing.assert_close(model(x[:1]), plain)
+    (call,) = calls
     assert call.size == (48, 32) and call.offset == (0, 0)
-    found = picture_stages(recording.calls, (32, 48))
-    assert [stage.name for stage in found] == ['focusing.0', 'focusing.1', 'cortex.0']
-    for ours, theirs in zip(found, seen.stages):
-        np.testing.assert_allclose(ours.rois, theirs.rois[0], atol=1e-7)
-        np.testing.assert_allclose(ours.points, theirs.points[0], atol=1e-7)
-    torch.testing.assert_close(recording.last_tokens, [seen.tokens])
+    torch.testing.assert_close(call.outputs.tokens, seen.tokens[:1])
+    first, second = (stages_of(seen.stages, index) for index in (0, 1))
+    for ours, theirs in zip(picture_stages(calls, (32, 48)), first):
+        assert ours.name == theirs.name
+        np.testing.assert_allclose(ours.rois, theirs.rois, atol=1e-6)
+        np.testing.assert_allclose(ours.points, theirs.points, atol=1e-6)
+    assert [stage.name for stage in first] == ['focusing.0', 'focusing.1', 'cortex.0']
+    np.testing.assert_array_equal(second[1].points, seen.stages[1].points[1])
     # Off again: nothing is kept.
     model(x)
-    assert len(recording.calls) == len(recording.last_tokens) == 1
+    assert len(calls) == 1
     assert 'forward_intermediates' not in vars(model.backbone)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize('head, layer', [('head', 'fc'), ('cls_head', 'fc_cls')])
-def test_single_tokens_through_the_classifier(head, layer):
-    linear = torch.nn.Linear(16, 3)
-    model = SimpleNamespace(backbone=SimpleNamespace(embed_dims=16))
-    setattr(model, head, SimpleNamespace(**{layer: linear}))
-    tokens = torch.randn(2, 5, 16)
-    expected = tokens @ linear.weight.T + linear.bias
-    torch.testing.assert_close(token_logits(model, tokens), expected)
+def test_windows_and_padding_become_parts_of_the_picture():
+    batch = torch.zeros(1, 3, 60, 100)
+    assert _position(batch) == (0, 0)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        window = batch.contiguous(memory_format=layout)[:, :, 20:60, 40:100]
+        assert _position(window) == (40, 20)
+    record = SimpleNamespace(
+        name='a',
+        rois=torch.tensor([[[0.5, 0.25, 0.5, 1.0]]]),
+        points=torch.tensor([[[[0.5, 1.0]]]]),
+    )
+    outputs = SimpleNamespace(stages=[record])
+    # The whole input, padded to 120 x 80, and a window of it.
+    calls = [Call((0, 0), (120, 80), outputs), Call((40, 20), (60, 40), outputs)]
+    (stage,) = picture_stages(calls, (60, 100))
+    assert stage.name == 'a'
+    np.testing.assert_allclose(
+        stage.rois, [[0.6, 20 / 60, 0.6, 80 / 60], [0.7, 30 / 60, 0.3, 40 / 60]]
+    )
+    np.testing.assert_allclose(stage.points, [[[0.6, 80 / 60]], [[0.7, 1.0]]])
 
 
-def test_models_whose_tokens_have_no_class():
-    backbone = SimpleNamespace(embed_dims=16)
-    for head, message in (
-        (dict(head=SimpleNamespace()), 'the head SimpleNamespace has no linear layer'),
-        (dict(cls_head=SimpleNamespace(fc_cls=torch.nn.Linear(7, 2))), 'the 16 chan'),
-        ({}, 'has neither head.fc nor cls_head.fc_cls'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            token_logits(SimpleNamespace(backbone=backbone, **head), torch.zeros(1, 16))
+def test_corners_of_rois_and_tubes():
+    rois = np.array([[0.5, 0.25, 0.5, 0.1]])
+    points = np.zeros((1, 4, 2))
+    expected = [[0.25, 0.2, 0.75, 0.3]]
+    np.testing.assert_allclose(Stage('a', rois, points).corners, expected)
+    tubes = np.array([[0.5, 0.25, 0.9, 0.5, 0.1, 0.2]])
+    points = np.zeros((1, 4, 3))
+    np.testing.assert_allclose(Stage('a', tubes, points).corners, expected)
 
 
-def test_top_tokens():
-    scores = torch.tensor([0.1, 0.9, 0.5, 0.9, -1.0])
-    assert top_tokens(scores, 3).tolist() == [1, 3, 2]
-    assert top_tokens(scores.numpy(), 9).tolist() == [1, 3, 2, 0, 4]
+def test_in_the_middle_of_equal_parts():
+    assert spread(32, 4).tolist() == [4, 12, 20, 28]
+    assert spread(16, 6).tolist() == [1, 4, 6, 9, 12, 14]
+    assert spread(3, 6).tolist() == [0, 1, 2]
+    assert spread(7, 1).tolist() == [3]
+
+
+def test_hooks_import_no_drawing_code():
+    """A training that draws nothing loads nothing that draws."""
+    code = (
+        'import sys, sparseformer_mm.engine, sparseformer_mm.visualization as v; '
+        'v.FocusHook(); print(*sys.modules)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert 'sparseformer_mm.visualization.hook' in loaded and 'mmengine' in loaded
+    drawing = {'panels', 'figures', 'page', 'focus', 'looks'}
+    drawing = {f'sparseformer_mm.visualization.{name}' for name in drawing}
+    assert not loaded & {'matplotlib', *drawing}

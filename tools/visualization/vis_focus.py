@@ -1,28 +1,17 @@
 """Draw what a model finds and where it looks.
 
-Writes one PNG per picture, NAME_focus.png, and ``sheet.png`` with all of them.
-Classification: what the network sees of the picture, then for each sampling stage the
-RoIs and sampling points of the tokens, one colour a token. Detection: the boxes found,
-then for each sampling stage the RoIs and sampling points of the tokens that detect,
-each in the colour of its box; other tokens' RoIs are grey, true boxes dashed.
-Segmentation: picture, truth, prediction, and the RoIs of all tokens at the last stage.
-Truth is shown for pictures of the config's test data.
-
-Figures of the paper, for pictures: ``--what points rois density`` adds one file of each
-kind (figures 3 to 5), ``--top-k-class 5`` draws the tokens that answer most to a class
-(figure 6), ``--disturb`` erases or pads before the model looks (figure 7). They come
-with ``index.html``: a page to step through the stages and switch tokens on and off,
-which needs no network. ``--json FILE`` writes numbers.
-
-Videos (files, or folders of numbered frames): frames of a clip, one row per sampling
-stage, with the tubes that are there at each frame's time and the sampling points
-which are nearer to it in time than half the spacing of the drawn frames. The tokens
-that answer to the predicted class the most have a colour each, the same everywhere.
-``sheet.png`` holds the last stage of each video; the page shows no videos.
+Writes NAME_focus.png for each picture or video, and ``sheet.png`` with all of them.
+Pictures: what the model finds, then for each sampling stage RoIs and sampling points
+(segmentation: RoIs of the last stage). ``--what`` adds a file of each kind (figures 3
+to 5 of the paper) and ``index.html``, a page to step through the stages,
+``--top-k-class`` draws the tokens that answer most to a class (figure 6), ``--disturb``
+erases or pads before the model looks (figure 7), ``--json FILE`` writes numbers and
+prints their means, such as the share of points in true boxes. Videos, or folders of
+numbered frames: frames of a clip, a row for each stage. Colours and lines:
+sparseformer_mm/docs/looking.md.
 
 Example:
-    python tools/visualization/vis_focus.py CONFIG CHECKPOINT photo.jpg folder \
-        --out pictures
+    python tools/visualization/vis_focus.py CONFIG CHECKPOINT photo.jpg folder
     python tools/visualization/vis_focus.py CONFIG CHECKPOINT photo.jpg \
         --what rois --top-k-class 5 --class 'golden retriever'
     python tools/visualization/vis_focus.py CONFIG CHECKPOINT folder --max-images 200 \
@@ -31,250 +20,243 @@ Example:
 """
 
 import argparse
-from itertools import chain, zip_longest
+from collections import deque
+from itertools import islice
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
-import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.dataset import DefaultSampler
 
-from sparseformer_mm.host import host_of
+from sparseformer_mm.engine.files import find_pictures, read_picture
+from sparseformer_mm.host import LIBRARIES, Host, host_of
 from sparseformer_mm.utils.checkpoints import load_model
 from sparseformer_mm.utils.configs import load_config
 from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.outputs import check_folder, check_writable
-from sparseformer_mm.visualization import options
-from sparseformer_mm.visualization.classification import classification_row
-from sparseformer_mm.visualization.density import GRID
-from sparseformer_mm.visualization.figures import (
-    KINDS,
-    kind_panels,
-    picture_numbers,
-    table,
-    write_numbers,
-)
-from sparseformer_mm.visualization.page import write_page
-from sparseformer_mm.visualization.panels import Row, draw_panels
-from sparseformer_mm.visualization.pictures import detection_row, segmentation_row
-from sparseformer_mm.visualization.recording import Look
-from sparseformer_mm.visualization.sources import make_source
-from sparseformer_mm.visualization.truths import Truths
-from sparseformer_mm.visualization.video_strips import video_row
-from sparseformer_mm.visualization.videos import (
-    VIDEO_SUFFIXES,
-    VideoTruths,
-    find_videos,
-    read_clip,
-)
+from sparseformer_mm.visualization import disturb
+from sparseformer_mm.visualization.focus import draw_looks
+from sparseformer_mm.visualization.looks import Choice, Picture, look_at
+from sparseformer_mm.visualization.recording import KINDS, Look
+from sparseformer_mm.visualization.report import look_numbers, table, write_numbers
+from sparseformer_mm.visualization.statistics import BANDWIDTH, GRID
+from sparseformer_mm.visualization.truth import Truth
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-# A page with more would take long to open.
-PAGE_PICTURES = 24
-
-# default_scope -> what makes a row
-ROWS = dict(
-    mmpretrain=classification_row,
-    mmdet=detection_row,
-    mmseg=segmentation_row,
-    mmaction=video_row,
+MOST_DRAWN = 100  # a file has 65535 rows of pixels at most
+# Option -> least and most.
+RANGES = dict(
+    max_images=(1, 10**9),
+    num_drawn=(1, MOST_DRAWN),
+    score_thr=(0, 1),
+    view=(0, 10**9),
+    num_frames=(1, 64),
+    top_k_class=(1, 10**9),
+    seed=(0, 2**32 - 1),
 )
 
 
-def check_paths(names: Sequence[str]) -> None:
-    """Complain about what is not there before anything is loaded."""
-    for path in map(Path, names):
-        if not path.exists():
-            kind = 'video' if path.suffix.lower() in VIDEO_SUFFIXES else 'picture'
-            fail(f'there is no {kind} or folder {path} (seen from {Path.cwd()})')
+def flag(name: str) -> str:
+    return f'--{name.replace("_", "-")}'
 
 
-def _pictures_in(folder: Path) -> List[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-
-
-def find_images(names: Sequence[str]) -> List[Path]:
-    """Files as they are, and the pictures of folders in the order of their names.
-
-    Of a folder which holds only folders, the first picture of each, the second of
-    each and so on: classes take turns.
-    """
-    found: List[Path] = []
-    for path in map(Path, names):
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = _pictures_in(path)
-        if not inside:
-            folders = sorted(p for p in path.iterdir() if p.is_dir())
-            turns = zip_longest(*map(_pictures_in, folders))
-            inside = [p for p in chain.from_iterable(turns) if p is not None]
-        if not inside:
-            fail(f'folder {path} has no picture ({", ".join(SUFFIXES)})')
-        found += inside
-    return found
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read RGB (H, W, 3) uint8, turned as the libraries turn it."""
-    import mmcv  # not there in every environment that asks for --help
-
-    image = mmcv.imread(str(path))
-    if image is None:
-        fail(f'{path} is no image that can be decoded: replace or leave it out')
-    return mmcv.bgr2rgb(image)
+def indices(text: str) -> List[int]:
+    """'3,17' -> [3, 17]."""
+    try:
+        return [int(part) for part in text.split(',')]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} are no indices; give numbers such as 3,17'
+        ) from None
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    return options.parse_args(__doc__.split('\n\n')[0], argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    # fmt: off
+    add = parser.add_argument
+    add('config', help='config of a trained model')
+    add('checkpoint', help='its weights, file or URL')
+    add('images', nargs='+', metavar='IMAGE|VIDEO|FOLDER',
+        help='pictures or videos, or folders of them; a folder of pictures is one '
+        "video's frames for a video model; of a folder of folders, one picture of "
+        'each in turn')
+    add('--out', type=Path, default=Path('vis_focus'),
+        help='folder for the PNG files and the page (default: %(default)s)')
+    add('--max-images', type=int, default=4,
+        help='take the first so many pictures or videos (default: %(default)s)')
+    add('--shuffle', action='store_true',
+        help='take them at random, the same ones each time')
+    add('--num-drawn', type=int,
+        help=f'draw the first so many of them, at most {MOST_DRAWN} (default: all)')
+    add('--score-thr', type=float, default=0.3,
+        help='least score of a detection (default: %(default)s)')
+    add('--truth', default='auto', metavar='auto|none|FILE',
+        help="auto: for pictures and videos of the config's test data, and boxes of a "
+        "file FOLDER_boxes.json beside the pictures' folder (default); FILE: another "
+        'file of boxes')
+    add('--device', default='cpu')
+    add('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='override settings of the config')
+    add('--what', nargs='+', choices=[*KINDS, 'none'],
+        help='pictures: also write a figure of each kind, NAME_points.png ..., and '
+        'the page index.html; none: numbers alone (default: all kinds for '
+        'classifiers, no more than NAME_focus.png for others)')
+    add('--stages', nargs='+', metavar='NAME|INDEX',
+        help='sampling stages, e.g. focusing.0 or -1 (default: all)')
+    add('--tokens', type=indices, metavar='I,J,...',
+        help='tokens to draw; of videos, those in colour. Density and numbers are '
+        'always those of all tokens')
+    add('--top-k-class', '--top-tokens', type=int, nargs='?', const=5, metavar='K',
+        help='draw the K tokens (5 without a number) that answer most to the class of '
+        'the picture: the true one where known, else the predicted one; of detectors, '
+        'that of the best detection; of videos, the K in colour of each of the '
+        'token_inflation copies in time, for the predicted class (default: 4)')
+    add('--class', dest='class_name', metavar='NAME|INDEX',
+        help='this class instead')
+    add('--bandwidth', type=float, default=BANDWIDTH,
+        help="radius of the density's top-hat kernel in units of the picture's shorter "
+        'side (default: %(default)s, 11 of 224 pixels)')
+    add('--json', type=Path, metavar='FILE',
+        help='write numbers of each picture and stage, and their means: points, share '
+        'in true boxes and on the disturbed area, RoIs, and the entropy of the density '
+        f'map in bits on {GRID[0]} x {GRID[1]} cells')
+    add = parser.add_argument_group('disturbed pictures').add_argument
+    add('--disturb', choices=disturb.KINDS,
+        help='erase: one rectangle; *-pad: wide margins, black or mirrored. Done '
+        "before the config's test pipeline, whose resizing follows")
+    add('--disturb-share', type=float,
+        help='erase: share of the picture (default: 0.25); pad: width of a margin in '
+        "units of the picture's (default: 0.5, a quarter is left)")
+    add('--erase-fill', choices=disturb.FILLS,
+        help='what is there instead (default: grey, 128)')
+    add('--seed', type=int, help='of what is erased (default: 0)')
+    add = parser.add_argument_group('videos').add_argument
+    add('--view', type=int,
+        help='which of the clips and crops that the test pipeline makes, clips of the '
+        'first crop first (default: 0)')
+    add('--num-frames', type=int,
+        help='draw so many frames of the clip (default: 6)')
+    # fmt: on
+    args = parser.parse_args(argv)
+    check_args(parser, args)
+    return args
 
 
-VIDEO_DEFAULTS = dict(view=0, num_frames=6, top_tokens=4)
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what is out of range, and options that would be ignored."""
+    if args.what and 'none' in args.what and (len(args.what) > 1 or not args.json):
+        parser.error('--what none is for --json FILE alone, without any picture')
+    for name, (least, most) in RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:
+            parser.error(f'{flag(name)} must be between {least} and {most}')
+    if not 0 < args.bandwidth <= 1:
+        parser.error('--bandwidth must be above 0 and at most 1')
+    if args.what != ['none'] and (args.num_drawn or args.max_images) > MOST_DRAWN:
+        parser.error(f'--max-images above {MOST_DRAWN} needs --num-drawn')
+    for value, name in ((args.class_name, 'class'), (args.top_k_class, 'top_k_class')):
+        if args.tokens is not None and value is not None:
+            parser.error(f'{flag(name)} and --tokens both choose tokens; give one')
+    for name in ('disturb_share', 'erase_fill', 'seed'):
+        if getattr(args, name) is not None and not args.disturb:
+            parser.error(f'{flag(name)} belongs to --disturb, which is not given')
+    args.erase_fill = args.erase_fill or 'grey'
+    args.seed = args.seed or 0
 
 
-def wanted_kinds(scope: str, args: argparse.Namespace) -> List[str]:
-    """The figures to write beside NAME_focus.png."""
-    if scope == 'mmaction':
-        for value, flag in (
-            (args.what not in (None, ['none']), '--what'),
-            (args.disturb, '--disturb'),
-            (args.top_k_class, '--top-k-class'),
-        ):
-            if value:
-                fail(
-                    f'{flag} is for pictures; videos are drawn as a strip of frames, '
-                    'with --top-tokens or --tokens in colour'
-                )
-        for name, default in VIDEO_DEFAULTS.items():
-            if getattr(args, name) is None:
-                setattr(args, name, default)
-        return []
-    for name in VIDEO_DEFAULTS:
-        if getattr(args, name) is not None:
-            fail(f'--{name.replace("_", "-")} is for videos, not for pictures')
-    if args.class_name is not None and args.top_k_class is None:
+def check_for_host(args: argparse.Namespace, host: Host, cfg: Config) -> None:
+    """Refuse what the models of a library cannot do."""
+    if host.task is None:
+        fail(
+            f'{args.config} has default_scope={cfg.get("default_scope")!r}; this tool '
+            f'draws the models of {" and ".join(LIBRARIES)}'
+        )
+    kind, other = (
+        ('videos', 'pictures') if host.takes_videos else ('pictures', 'videos')
+    )
+    for key in host.reading_keys:
+        if cfg.get(key) is None:
+            fail(f'{args.config} has no {key}, which {host.scope} needs to read {kind}')
+    what = None if args.what == ['none'] else args.what
+    given = dict(view=args.view, num_frames=args.num_frames)
+    if host.takes_videos:
+        given = dict(what=what, disturb=args.disturb)
+    for name, value in given.items():
+        if value is not None:
+            fail(f'{flag(name)} is for {other}, and this model takes {kind}')
+    if not host.takes_videos and args.class_name and args.top_k_class is None:
         fail('--class is the class of --top-k-class, which is not given')
     if args.what is None:
-        return list(KINDS) if scope == 'mmpretrain' else []
-    return [kind for kind in KINDS if kind in args.what]
+        args.what = host.default_figures
 
 
-def save_figures(
-    name: str, row: Row, look: Look, kinds: Sequence[str], args: argparse.Namespace
-) -> None:
-    """Write the files of one picture or video; ``name`` is without _focus.png."""
-    own = row.more or [('', row.panels)]
-    title = row.title
-    figure = draw_panels(
-        [panels for _, panels in own],
-        [part or look.name for part, _ in own],
-        # Below the last of them.
-        [*[[]] * (len(own) - 1), row.legend],
-        title,
-    )
-    figure.savefig(args.out / f'{name.format("focus")}.png')
-    print(f'{args.out / name.format("focus")}.png: {row.summary}')
-    for kind in kinds:
-        title = look.title
-        if look.answer and kind != 'density':
-            title = f'tokens that answer most to {look.answer}; {title}'
-        panels = kind_panels(look, kind, args.bandwidth)
-        figure = draw_panels([panels], [look.name], title=title)
-        figure.savefig(args.out / f'{name.format(kind)}.png')
+def read_sources(paths: Sequence[Path], cfg: Config, host: Host, args) -> list:
+    """Pictures, disturbed if wanted, or clips."""
+    if host.takes_videos:
+        return [host.read_clip(path, cfg, args.view or 0) for path in paths]
+    pictures = [Picture(path, read_picture(path)) for path in paths]
+    if args.disturb is None:
+        return pictures
+    how = args.disturb, args.disturb_share, args.seed, args.erase_fill
+    return [x._replace(disturbed=disturb.disturb(x.original, *how)) for x in pictures]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    check_paths(args.images)
-    draws = args.what != ['none']
-    if draws:
+    for path in map(Path, args.images):
+        if not path.exists():
+            fail(f'there is no file or folder {path} (seen from {Path.cwd()})')
+    if args.what != ['none']:
         check_folder(args.out)
     if args.json:
         check_writable(args.json, *args.images)
-    cfg = load_config(args.config)
-    scope = cfg.get('default_scope')
-    if scope not in ROWS:
-        fail(
-            f'{args.config} has default_scope={scope!r}; this tool draws the models '
-            f'of {" and ".join(ROWS)}'
-        )
-    moving = scope == 'mmaction'
-    kinds = wanted_kinds(scope, args)
-    files = 'videos' if moving else 'pictures'
-    for key in ('model', 'test_dataloader', 'test_pipeline'):
-        # The others take the pipeline of the data set.
-        own = key != 'test_pipeline' or scope in ('mmseg', 'mmaction')
-        if own and cfg.get(key) is None:
-            fail(f'{args.config} has no {key}, which {scope} needs to read {files}')
-    paths = (find_videos if moving else find_images)(args.images)
-    if len(paths) > args.max_images:
-        print(f'taking {args.max_images} of {len(paths)} {files} (--max-images)')
-    paths = paths[: args.max_images]
-    sources = [
-        read_clip(path, cfg, args.view)
-        if moving
-        else make_source(path, read_image(path), args)
-        for path in paths
-    ]
-    check = host_of(cfg).check_model
-    model = load_model(cfg, args.checkpoint, args.device, check)
-    truths = (VideoTruths if moving else Truths)(cfg, args.truth == 'auto')
-    if truths.missing:
-        print(f'no truth: {truths.missing}')
+    cfg = load_config(args.config, args.cfg_options)
+    host = host_of(cfg)
+    check_for_host(args, host, cfg)
+    try:
+        find = host.find_videos if host.takes_videos else find_pictures
+        paths = find(args.images)
+        if args.shuffle:
+            paths = sorted(paths)
+            paths = [paths[i] for i in DefaultSampler(paths, shuffle=True, seed=0)]
+        if len(paths) > args.max_images:
+            print(f'taking {args.max_images} of {len(paths)} (--max-images)')
+        paths = paths[: args.max_images]
+        sources = read_sources(paths, cfg, host, args)
+    except ValueError as error:
+        fail(str(error))
+    model = load_model(cfg, args.checkpoint, args.device, host.check_model)
+    truth = Truth(cfg, args.truth)
+    if truth.missing:
+        print(f'no truth: {truth.missing}')
     else:
-        known = sum(truths.info(path) is not None for path in paths)
-        print(f"{known} of these {len(paths)} {files} are in the config's test data")
-    rows: List[Row] = []
-    looks: List[Look] = []
+        known = sum(truth.info(path) is not None for path in paths)
+        print(f"{known} of these {len(paths)} are in the config's test data")
+    keys = 'stages tokens top_k_class class_name score_thr num_frames'
+    choice = Choice(**{key: getattr(args, key) for key in keys.split()})
     numbers = []
-    for i, (path, source) in enumerate(zip(paths, sources)):
-        if moving:
-            row, found = video_row(model, path, source, truths, args)
-            look = Look(path.name, None, [])
-        else:
-            row, look = ROWS[scope](model, source, truths, args)
-            found = args.json and picture_numbers(look, path, args.bandwidth)
-        numbers.append(found)
-        if draws:
-            rows.append(row)
-            looks.append(look)
-            # Pictures of several folders may have the same name.
-            again = sum(other.stem == path.stem for other in paths[:i])
-            stem = path.stem.replace('{', '{{').replace('}', '}}')
-            name = f'{stem}_{{}}{again + 1 if again else ""}'
-            save_figures(name, row, look, kinds, args)
-    if draws:
-        sheet = args.out / 'sheet.png'
-        draw_panels(
-            [row.panels for row in rows],
-            [row.title or path.name for row, path in zip(rows, paths)],
-            [row.legend for row in rows],
-        ).savefig(sheet)
-        print(f'all: {sheet}')
-    if kinds:
-        page = args.out / 'index.html'
+
+    def looks() -> Iterator[Look]:
+        for path, source in zip(paths, sources):
+            look = look_at(model, host, source, truth, choice)
+            if args.json:
+                one = look_numbers(look, args.bandwidth)
+                numbers.append(dict(file=str(path), **one))
+            yield look
+
+    every = looks()
+    if args.what != ['none']:
         title = f'Where {Path(args.config).stem} looks'
-        if args.disturb:
-            title += f' ({args.disturb})'
-        write_page(
-            page,
-            looks[:PAGE_PICTURES],
-            title=title,
-            # The map hides much of the picture: a person switches it on.
-            shown=[kind for kind in kinds if kind != 'density'] or kinds,
-            bandwidth=args.bandwidth,
-        )
-        more = f', the first {PAGE_PICTURES}' if len(looks) > PAGE_PICTURES else ''
-        print(f'page to step through: {page}{more}')
+        title += f' ({args.disturb})' if args.disturb else ''
+        kinds = [kind for kind in KINDS if kind in args.what]
+        drawn = islice(every, args.num_drawn)
+        draw_looks(drawn, args.out, kinds, args.bandwidth, title)
     if args.json:
-        settings = dict(
-            config=args.config,
-            checkpoint=args.checkpoint,
-            disturb=args.disturb,
-            disturb_share=args.disturb_share,
-            erase_fill=args.erase_fill,
-            seed=args.seed,
-            bandwidth=args.bandwidth,
-            grid=list(GRID),
-        )
+        deque(every, maxlen=0)  # the rest are measured alone
+        keys = 'config checkpoint disturb disturb_share erase_fill seed bandwidth'
+        settings = {key: getattr(args, key) for key in keys.split()}
+        settings['grid'] = list(GRID)
         print(table(write_numbers(args.json, settings, numbers), len(numbers)))
         print(f'numbers: {args.json}')
 
