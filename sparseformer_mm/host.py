@@ -76,7 +76,8 @@ class Normalisation(NamedTuple):
 
     Attributes:
         mean, std: per channel in the model's order, in 0..255; 0 and 1 for none.
-        channel_order: 'RGB' or 'BGR' of the model's input.
+        channel_order: 'RGB' or 'BGR' of the model's input; 'as loaded' where there are
+            not three channels, whose order nothing changes.
     """
 
     mean: Tuple[float, ...]
@@ -84,7 +85,7 @@ class Normalisation(NamedTuple):
     channel_order: str
 
     def apply(self, images: Tensor) -> Tensor:
-        """Normalise RGB images (B, 3, ..., H, W) in 0..255."""
+        """Normalise images (B, C, ..., H, W) in 0..255, RGB if C is 3."""
         if self.channel_order == 'BGR':
             images = images.flip(1)
         shape = (-1,) + (1,) * (images.dim() - 2)
@@ -92,12 +93,18 @@ class Normalisation(NamedTuple):
         return (images - mean) / std
 
     def undo(self, images: Tensor) -> np.ndarray:
-        """The RGB pictures (B, ..., H, W, 3), uint8, that became (B, 3, ..., H, W)."""
+        """The pictures (B, ..., H, W, 3), RGB uint8, that became (B, C, ..., H, W).
+
+        Of one or two channels the first as grey, of more than three those of colour.
+        """
         shape = (-1,) + (1,) * (images.dim() - 2)
         mean, std = (images.new_tensor(x).view(shape) for x in (self.mean, self.std))
         images = images * std + mean
-        if self.channel_order == 'BGR':
-            images = images.flip(1)
+        channels = images.shape[1]
+        if channels < 3:
+            images = images[:, [0, 0, 0]]
+        elif self.channel_order == 'BGR' or channels > 3:  # loaded as BGR and alpha
+            images = images[:, [2, 1, 0]]
         pixels = images.movedim(1, -1).round().clamp(0, 255)
         return pixels.to(torch.uint8).cpu().numpy()
 
@@ -110,6 +117,7 @@ class Prediction(NamedTuple):
         frames: (T, H, W, 3) RGB uint8, what the network sees where that is not the
             picture itself, which its RoIs are relative to; T is 1 for a picture.
         scores: (K,) probability of each class, of a classifier.
+        threshold: of a class that is there, where there may be several; else None.
         token_logits: (N, K) class by class what each token says, of a detector.
         token_scores: (N, K) the same as probabilities.
         token_boxes: (N, 4) x1, y1, x2, y2 relative to the picture, of a detector.
@@ -119,6 +127,7 @@ class Prediction(NamedTuple):
     shape: Tuple[int, int]
     frames: Optional[np.ndarray] = None
     scores: Optional[np.ndarray] = None
+    threshold: Optional[float] = None
     token_logits: Optional[Tensor] = None
     token_scores: Optional[Tensor] = None
     token_boxes: Optional[np.ndarray] = None
@@ -201,14 +210,18 @@ class Host:
         """Run a model in its mode 'tensor': what the head gives, for any model."""
         return model(images, mode='tensor')
 
-    def read_normalisation(self, preprocessor: nn.Module) -> Normalisation:
-        """Read the data preprocessor of a model."""
-        mean, std = (0.0,) * 3, (1.0,) * 3
+    def read_normalisation(
+        self, preprocessor: nn.Module, channels: int = 3
+    ) -> Normalisation:
+        """Read the data preprocessor of a model that takes so many channels."""
+        mean, std = (0.0,) * channels, (1.0,) * channels
         if getattr(preprocessor, '_enable_normalize', False):
             mean, std = (
-                tuple(x.flatten().expand(3).tolist())
+                tuple(x.flatten().expand(channels).tolist())
                 for x in (preprocessor.mean, preprocessor.std)
             )
+        if channels != 3:
+            return Normalisation(mean, std, 'as loaded')
         # mmengine's and mmseg's preprocessors keep their flag under two names, the
         # other libraries' as to_rgb.
         swaps = any(
@@ -228,6 +241,15 @@ class Host:
             raw: give what the head gives, before any decoding.
         """
         return (self.forward(model, images),)
+
+    def reading(self, model: nn.Module, raw: bool = False) -> Dict[str, Any]:
+        """How probabilities come from what :meth:`answer` gives.
+
+        Returns:
+            ``activation``: 'softmax' or 'sigmoid' over the classes, 'none' if they are
+            probabilities; ``threshold`` of a class that is there, where several may be.
+        """
+        return dict(activation='softmax')
 
     def answer_axes(self, raw: bool) -> Dict[str, Dict[int, str]]:
         """Names of what :meth:`answer` gives -> its axes that follow the images' size.

@@ -22,12 +22,12 @@ def random_images(module: Exportable, shape: Sequence[int], seed: int = 0) -> Te
 
     Args:
         module: the model.
-        shape: (B, 3, [T,] H, W).
+        shape: (B, C, [T,] H, W).
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = [max(2, side // 16) for side in shape[-2:]]
     frames = shape[2] if len(shape) == 5 else 1
-    noise = torch.rand(shape[0] * frames, 3, *coarse, generator=generator) * 255
+    noise = torch.rand(shape[0] * frames, shape[1], *coarse, generator=generator) * 255
     pixels = F.interpolate(noise, shape[-2:], mode='bicubic').clamp(0, 255)
     if len(shape) == 5:
         pixels = pixels.unflatten(0, (shape[0], frames)).transpose(1, 2)

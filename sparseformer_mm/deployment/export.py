@@ -40,7 +40,7 @@ class Exportable(nn.Module):
         preprocess: take RGB in 0..255 and normalise it here.
 
     Shape:
-        (B, 3, H, W), for videos (B, 3, T, H, W) ->
+        (B, C, H, W), for videos (B, C, T, H, W), C of the backbone ->
 
         - classification, video: logits (B, classes).
         - detection: boxes (B, n, 4) as x1, y1, x2, y2 in pixels of the input, scores
@@ -64,7 +64,10 @@ class Exportable(nn.Module):
         self.model = model
         self.task = self.host.task
         self.raw = raw
-        self.normalisation = self.host.read_normalisation(model.data_preprocessor)
+        self.channels = model.backbone.stem.in_channels
+        self.normalisation = self.host.read_normalisation(
+            model.data_preprocessor, self.channels
+        )
         self.preprocess = preprocess
         # Of all of it: the exporter gives every part the mode of the whole.
         self.eval().requires_grad_(False)
@@ -148,7 +151,7 @@ def to_onnx(
         kwargs['dynamo'] = False  # torch before 2.5 has but this exporter
     file = io.BytesIO()
     # Of an open batch an example of two: one would hide what is not expanded.
-    example = torch.zeros(batch or 2, 3, *size)
+    example = torch.zeros(batch or 2, module.channels, *size)
     with _sampling(sampler == 'gather'), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of tracing, and of the exporter's age
         try:
@@ -210,9 +213,14 @@ def describe(
 ) -> Dict[str, str]:
     """What a program needs to feed the file and read its answer.
 
-    Every value but ``task``, ``channel_order``, ``sampler`` and ``version`` is JSON.
+    Every value but ``task``, ``channel_order``, ``activation``, ``sampler`` and
+    ``version`` is JSON.
     """
     normalisation = module.normalisation
+    reading = module.host.reading(module.model, module.raw)
+    order = normalisation.channel_order
+    if module.preprocess and module.channels == 3:
+        order = 'RGB'
     props = dict(
         task=module.task,
         input_size=json.dumps(list(size)),  # (T,) H, W
@@ -223,8 +231,12 @@ def describe(
         preprocess_included=json.dumps(module.preprocess),
         mean=json.dumps(normalisation.mean),
         std=json.dumps(normalisation.std),
-        channel_order='RGB' if module.preprocess else normalisation.channel_order,
+        channel_order=order,
         sampler=sampler,
+        # How classes come from the answer: 'softmax', 'sigmoid', or 'none' where it is
+        # probabilities; where several may be there, above which probability.
+        activation=reading['activation'],
+        threshold=json.dumps(reading.get('threshold')),
         version=f'sparseformer_mm {__version__}',
     )
     if classes:

@@ -86,6 +86,12 @@ class DetectionHost(Host):
         size = torch.stack([width, height, width, height]).to(boxes)
         return rois_to_corners(boxes).clamp(0, 1) * size, scores, labels
 
+    def reading(self, model: nn.Module, raw: bool = False) -> Dict[str, Any]:
+        if not raw:
+            return dict(activation='none')
+        sigmoid = model.bbox_head.loss_cls.use_sigmoid
+        return dict(activation='sigmoid' if sigmoid else 'softmax')
+
     def answer_axes(self, raw: bool) -> Dict[str, Dict[int, str]]:
         names = ('logits', 'boxes') if raw else ('boxes', 'scores', 'labels')
         return {name: {} for name in names}

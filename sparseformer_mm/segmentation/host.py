@@ -1,6 +1,6 @@
 """What is particular to mmseg."""
 
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import mmseg.models  # noqa: F401  what a config needs to build
 import numpy as np
@@ -42,6 +42,13 @@ class SegmentationHost(Host):
             )
         return (logits,)
 
+    def reading(self, model: nn.Module, raw: bool = False) -> Dict[str, Any]:
+        head = model.decode_head
+        if head.out_channels > 1:
+            return super().reading(model)
+        # Class 1 where the only logit is above.
+        return dict(activation='sigmoid', threshold=head.threshold)
+
     def answer_axes(self, raw: bool) -> Dict[str, Dict[int, str]]:
         sides = ('map_height', 'map_width') if raw else ('height', 'width')
         return {'logits': {2: sides[0], 3: sides[1]}}
@@ -65,7 +72,7 @@ class SegmentationHost(Host):
         """The class of each pixel."""
         sample = inference_model(model, source)
         return Prediction(
-            sample.img_shape, mask=sample.pred_sem_seg.data[0].cpu().numpy()
+            sample.img_shape, mask=sample.pred_sem_seg.data[0].long().cpu().numpy()
         )
 
 

@@ -1,6 +1,6 @@
 """What is particular to mmaction2."""
 
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import mmaction.models  # noqa: F401  what a config needs to build
 import torch
@@ -60,14 +60,24 @@ class VideoHost(Host):
         """Scores of the classes, and the frames that the network sees."""
         data = model.data_preprocessor(pseudo_collate([source.data]), False)
         (sample,) = model(**data, mode='predict')
-        scores = sample.pred_score.reshape(-1)
-        if model.cls_head.average_clips != 'prob':
+        scores, reading = sample.pred_score.reshape(-1), self.reading(model)
+        if reading['activation'] == 'sigmoid':
+            scores = scores.sigmoid()
+        elif model.cls_head.average_clips != 'prob':
             scores = scores.softmax(0)
         clips = data['inputs'][:, 0]
-        normalisation = self.read_normalisation(model.data_preprocessor)
+        normalisation = self.read_normalisation(model.data_preprocessor, clips.shape[1])
         return Prediction(
-            clips.shape[-2:], normalisation.undo(clips)[0], scores.cpu().numpy()
+            clips.shape[-2:],
+            normalisation.undo(clips)[0],
+            scores.cpu().numpy(),
+            reading.get('threshold'),
         )
+
+    def reading(self, model: nn.Module, raw: bool = False) -> Dict[str, Any]:
+        if not model.cls_head.multi_class:
+            return super().reading(model)
+        return dict(activation='sigmoid', threshold=0.5)
 
 
 HOST = VideoHost()

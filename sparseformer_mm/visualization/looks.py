@@ -184,9 +184,13 @@ def _predict(
     return prediction, stages, token_logits
 
 
-def _class_title(scores: np.ndarray, true: Optional[int], classes) -> str:
-    label = int(scores.argmax())
-    title = f'{name_of(classes, label)} {scores[label]:.2f}'
+def _class_title(prediction: Prediction, true: Optional[int], classes) -> str:
+    scores = prediction.scores
+    labels = [int(scores.argmax())]
+    if prediction.threshold is not None:  # all classes that are there, best first
+        labels = [i for i in (-scores).argsort() if scores[i] >= prediction.threshold]
+    title = ', '.join(f'{name_of(classes, i)} {scores[i]:.2f}' for i in labels)
+    title = title or f'no class with a score of {prediction.threshold:g}'
     return title if true is None else f'{title}, true {name_of(classes, true)}'
 
 
@@ -205,7 +209,7 @@ def _look_at_clip(model, host, clip, truth, classes, choice: Choice) -> Look:
         there, time = boxes[i] if len(boxes) else boxes, (i + 0.5) / length
         name, image = f'frame {clip.frames[i]}', prediction.frames[i]
         frames.append(Frame(name, image, there, time))
-    title = _class_title(prediction.scores, truth.label(clip.path), classes)
+    title = _class_title(prediction, truth.label(clip.path), classes)
     if clip.num_views > 1:
         title += f' (view {clip.view} of {clip.num_views})'
     if len(boxes):
@@ -249,7 +253,7 @@ def _look_at_picture(model, host, picture, truth, classes, choice: Choice) -> Lo
         true = truth.label(picture.path)
         label = int(prediction.scores.argmax())
         default = (label, 'predicted') if true is None else (true, 'true')
-        title = _class_title(prediction.scores, true, classes)
+        title = _class_title(prediction, true, classes)
         look = look._replace(title=title, summary=title)
     elif prediction.token_boxes is not None:
         best = int(prediction.token_logits.max(0).values.argmax())

@@ -5,6 +5,8 @@ titles or legends, and resamples its pixels.
 """
 
 import math
+import warnings
+from functools import lru_cache
 from typing import TYPE_CHECKING, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -116,6 +118,64 @@ def fit_image(image: np.ndarray, least: int = 256, most: int = 448) -> np.ndarra
     return image
 
 
+# ------------------------------------------------------------------------ text
+
+# Beside matplotlib's own: fonts of other scripts, of which those installed are used.
+_SCRIPTS = (
+    'Noto Sans CJK SC',
+    'Noto Sans CJK JP',
+    'Noto Sans CJK KR',
+    'Source Han Sans SC',
+    'WenQuanYi Zen Hei',
+    'WenQuanYi Micro Hei',
+    'Microsoft YaHei',
+    'PingFang SC',
+    'Hiragino Sans',
+    'Malgun Gothic',
+    'Noto Sans Arabic',
+    'Noto Sans Hebrew',
+    'Noto Sans Devanagari',
+    'Noto Sans Thai',
+    'Noto Emoji',
+    'Arial Unicode MS',
+)
+
+
+@lru_cache(maxsize=None)
+def _fonts() -> Tuple[str, ...]:
+    """Families to take characters from, the user's own (rcParams) first."""
+    from matplotlib import font_manager, rcParams
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return (*rcParams['font.family'], *(x for x in _SCRIPTS if x in installed))
+
+
+@lru_cache(maxsize=None)
+def _check_characters(text: str) -> None:
+    """Warn, once for each text, of characters that would be drawn as boxes."""
+    from matplotlib import font_manager
+
+    known = set()
+    for family in _fonts():
+        font = font_manager.FontProperties(family=[family])
+        known |= font_manager.get_font(font_manager.findfont(font)).get_charmap().keys()
+    lacking = [letter for letter in dict.fromkeys(text) if ord(letter) not in known]
+    if lacking:
+        warnings.warn(
+            f'no font here has the characters {"".join(lacking)!r} of {text!r}: they '
+            'are drawn as boxes. Install a font of that script that matplotlib finds, '
+            'for instance Noto Sans (Debian, Ubuntu: fonts-noto-core, fonts-noto-cjk), '
+            'or name one of yours in font.family of a matplotlibrc',
+            stacklevel=2,
+        )
+
+
+def _text_style(text: str, size: float) -> dict:
+    """How a text is drawn: as it is, '$' included, in any script."""
+    _check_characters(text)
+    return dict(fontsize=_points(size), parse_math=False, fontfamily=list(_fonts()))
+
+
 # ---------------------------------------------------------------------- sheets
 
 
@@ -158,7 +218,7 @@ def draw_panels(
 
     def write(x, y, text, size, **kwargs):
         # From pixels, y downwards, to shares of the figure.
-        kwargs.update(fontsize=_points(size), parse_math=False)
+        kwargs.update(_text_style(text, size))
         figure.text(x / total, 1 - y / bottom, text, **kwargs)
 
     if title:
@@ -262,13 +322,12 @@ def _draw_panel(figure: 'Figure', panel: Panel, left: int, low: int) -> None:
                     low + height - y,
                     text,
                     transform=IdentityTransform(),
-                    fontsize=_points(11),
                     color='white' if dark else 'black',
                     va='bottom' if above else 'top',
                     bbox=dict(facecolor=color, edgecolor='none', pad=1),
                     clip_on=True,
-                    parse_math=False,
                     zorder=4,
+                    **_text_style(text, 11),
                 )
             )
     if panel.points is not None:

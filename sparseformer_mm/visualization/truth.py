@@ -73,6 +73,8 @@ def path_of(info: dict) -> Optional[Path]:
 
 def name_of(classes: Optional[Sequence[str]], label: int) -> str:
     """The name of a class; its number if there is none."""
+    if isinstance(classes, str):  # one class, whose name was not put into a tuple
+        classes = (classes,)
     return classes[label] if classes and label < len(classes) else str(label)
 
 

@@ -1,5 +1,7 @@
 """The painter, pixel by pixel."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -174,3 +176,15 @@ def test_title_is_above_the_panels():
     text = titled.texts[0]
     assert text.get_text().endswith('...')
     assert top < text.get_window_extent(FigureCanvasAgg(titled).get_renderer()).y0
+
+
+def test_characters_that_no_font_has_are_named_once():
+    image = np.zeros((32, 32, 3), np.uint8)
+    letter = '\U00012000'  # cuneiform
+    with pytest.warns(
+        UserWarning, match=rf"the characters '{letter}' of 'sign {letter}'"
+    ):
+        draw_panels([[Panel('caf\u00e9', image)]], [f'sign {letter}'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        draw_panels([[Panel('caf\u00e9', image)]], [f'sign {letter}'])

@@ -126,7 +126,7 @@ def class_names(model: nn.Module, cfg: Config) -> Optional[Sequence[str]]:
         dataset = next(packing_datasets(cfg.test_dataloader.dataset), {})
         meta = dataset.get('metainfo') or {}
         names = meta.get('classes')
-    return None if isinstance(names, str) else names
+    return [names] if isinstance(names, str) else names
 
 
 def report(module: export.Exportable, data: bytes, shapes: list) -> None:
@@ -195,14 +195,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         file.write_bytes(data)
     print(
         f'{args.out}: {module.task}, opset {args.opset}, {len(data) / 2**20:.1f} MiB, '
-        f'input {args.batch or "batch"} x 3 x {" x ".join(map(str, size))}'
+        f'input {args.batch or "batch"} x {module.channels} x '
+        f'{" x ".join(map(str, size))}'
     )
     if args.check:
         sizes = [size]
         if args.dynamic_size:
             sizes.append([*size[:-2], size[-2] + 20, max(1, size[-1] - 12)])
         batches = [1, 3] if args.batch is None else [args.batch]
-        report(module, data, [(n, 3, *one) for one in sizes for n in batches])
+        shapes = [(n, module.channels, *one) for one in sizes for n in batches]
+        report(module, data, shapes)
 
 
 if __name__ == '__main__':
