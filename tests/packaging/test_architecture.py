@@ -1,6 +1,7 @@
 """The page on the architecture: its diagram against the imports, its numbers."""
 
 import ast
+import inspect
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -10,7 +11,9 @@ from typing import Dict, Iterator, Set, Tuple
 import pytest
 
 import sparseformer_mm
+from sparseformer_mm import registry
 from sparseformer_mm.host import LIBRARIES
+from sparseformer_mm.models import rois, sampling, sparseformer
 from sparseformer_mm.models.arch import ARCHS, resolve_arch
 
 ROOT = Path(__file__).parents[2]
@@ -138,8 +141,8 @@ def test_libraries_of_each_part():
     # A hook that draws nothing does not make a process load what draws.
     assert not libraries_of('engine') & (HOSTS | draws)
     # All that is particular to a library is in the part of its task.
-    for name in ('host', 'utils', 'deployment'):
-        assert not libraries_of(name) & (LIBRARIES.keys() | draws), name
+    for name in ('host', 'utils', 'deployment', 'visualization'):
+        assert not libraries_of(name) & LIBRARIES.keys(), name
     for scope, library in LIBRARIES.items():
         assert libraries_of(library.task) & LIBRARIES.keys() == {scope}
 
@@ -168,6 +171,33 @@ def test_a_task_touches_at_most_four_files():
     for task, files in touched().items():
         assert 1 <= len(files) <= 4, task
         assert all((DOCS / file).is_file() for file in files), task
+
+
+def files_that_import(pattern: str) -> Set[Path]:
+    """Files of the package that import a module, in functions too."""
+    return {
+        path
+        for path in modules()
+        if part_of(path) != 'tools'
+        and any(re.match(pattern, name) for name in imported(path))
+    }
+
+
+def test_the_files_are_the_right_ones():
+    files = {
+        task: {(DOCS / file).resolve() for file in row}
+        for task, row in touched().items()
+    }
+    for name in sparseformer.STEMS.values():
+        source = inspect.getsourcefile(registry.MODELS.get(name))
+        assert Path(source) in files['add a stem']
+    assert Path(sparseformer.__file__) in files['add a stem']
+    for function in (rois.points_in_rois, sampling.SparseSampling):
+        assert Path(inspect.getsourcefile(function)) in files['mend sampling in tubes']
+    exporting = files_that_import(r'torch\.onnx|onnx')
+    assert exporting <= files['change the ONNX export'], exporting
+    drawing = files_that_import(r'matplotlib\.patches\.Rectangle')
+    assert drawing and drawing <= files['change how a RoI is drawn'], drawing
 
 
 # ------------------------------------------------------------------------- the model
