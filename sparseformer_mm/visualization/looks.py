@@ -58,9 +58,6 @@ class Choice(NamedTuple):
     num_frames: Optional[int] = None
 
 
-# -------------------------------------------------------------------- choosing
-
-
 def class_index(text: str, classes: Optional[Sequence[str]], num_classes: int) -> int:
     """The class that a name or a number on the command line means; names go first."""
     if classes and text in classes:
@@ -145,9 +142,6 @@ def chosen_stages(stages: Sequence[Stage], choice: Choice) -> List[Stage]:
                 f'numbered from 0: {", ".join(names)}'
             )
     return [stages[i] for i in sorted(kept)]
-
-
-# --------------------------------------------------------------------- looking
 
 
 def look_at(

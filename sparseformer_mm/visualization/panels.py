@@ -65,9 +65,6 @@ _LINE = 18  # height of a line of text
 _ROW_TITLE = 20
 
 
-# --------------------------------------------------------------------- colours
-
-
 def token_colors(num_tokens: int) -> np.ndarray:
     """Well separated colours, (N, 3) RGB in 0..1; blue, too, stands out from black."""
     from matplotlib import colormaps
@@ -118,48 +115,26 @@ def fit_image(image: np.ndarray, least: int = 256, most: int = 448) -> np.ndarra
     return image
 
 
-# ------------------------------------------------------------------------ text
-
-# Beside matplotlib's own: fonts of other scripts, of which those installed are used.
-_SCRIPTS = (
-    'Noto Sans CJK SC',
-    'Noto Sans CJK JP',
-    'Noto Sans CJK KR',
-    'Source Han Sans SC',
-    'WenQuanYi Zen Hei',
-    'WenQuanYi Micro Hei',
-    'Microsoft YaHei',
-    'PingFang SC',
-    'Hiragino Sans',
-    'Malgun Gothic',
-    'Noto Sans Arabic',
-    'Noto Sans Hebrew',
-    'Noto Sans Devanagari',
-    'Noto Sans Thai',
-    'Noto Emoji',
-    'Arial Unicode MS',
-)
+# Fonts of other scripts; those installed are used beside matplotlib's own.
+_SCRIPTS = ('Noto ', 'Source Han', 'WenQuanYi', 'PingFang', 'Microsoft YaHei', 'Malgun')
 
 
 @lru_cache(maxsize=None)
-def _fonts() -> Tuple[str, ...]:
-    """Families to take characters from, the user's own (rcParams) first."""
-    from matplotlib import font_manager, rcParams
+def _fonts() -> Tuple[List[str], set]:
+    """Families to take characters from, the user's own first, and what they have."""
+    from matplotlib import font_manager as fonts
+    from matplotlib import rcParams
 
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return (*rcParams['font.family'], *(x for x in _SCRIPTS if x in installed))
+    names = sorted({font.name for font in fonts.fontManager.ttflist})
+    families = [*rcParams['font.family'], *(x for x in names if x.startswith(_SCRIPTS))]
+    files = [fonts.findfont(fonts.FontProperties(family=[x])) for x in families]
+    return families, {c for file in files for c in fonts.get_font(file).get_charmap()}
 
 
 @lru_cache(maxsize=None)
 def _check_characters(text: str) -> None:
     """Warn, once for each text, of characters that would be drawn as boxes."""
-    from matplotlib import font_manager
-
-    known = set()
-    for family in _fonts():
-        font = font_manager.FontProperties(family=[family])
-        known |= font_manager.get_font(font_manager.findfont(font)).get_charmap().keys()
-    lacking = [letter for letter in dict.fromkeys(text) if ord(letter) not in known]
+    lacking = [x for x in dict.fromkeys(text) if ord(x) not in _fonts()[1]]
     if lacking:
         warnings.warn(
             f'no font here has the characters {"".join(lacking)!r} of {text!r}: they '
@@ -173,10 +148,7 @@ def _check_characters(text: str) -> None:
 def _text_style(text: str, size: float) -> dict:
     """How a text is drawn: as it is, '$' included, in any script."""
     _check_characters(text)
-    return dict(fontsize=_points(size), parse_math=False, fontfamily=list(_fonts()))
-
-
-# ---------------------------------------------------------------------- sheets
+    return dict(fontsize=_points(size), parse_math=False, fontfamily=_fonts()[0])
 
 
 def draw_panels(
