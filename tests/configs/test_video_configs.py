@@ -20,7 +20,7 @@ from mmengine.registry import MODELS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from helpers.pages import DOCS, snippet  # noqa: E402
+from helpers.pages import snippet  # noqa: E402
 from helpers.pretrained_standin import (  # noqa: E402
     CORTEX_DIMS,
     DROP_PATH,
@@ -448,50 +448,6 @@ def test_swin_config_trains_with_the_backbone_of_the_readme(tmp_path):
         0.02,
         lambda key, value: 'norm' in key or 'token_rois' in key,
     )
-
-
-@pytest.mark.parametrize('kind', ['videos', 'frames'])
-def test_own_data_as_the_page_says(kind, tmp_path):
-    page = DOCS / 'own_data.md'
-    text = snippet(page, "_base_ = 'configs/video/")
-    if kind == 'frames':
-        frames = snippet(page, 'RawframeDataset')
-        text = re.sub(r'^mine = .*$', frames, text, flags=re.M)
-    root = tmp_path / 'data' / 'mine'
-    base = (FOLDER / f'{NANO}.py').relative_to(CONFIGS.parent)
-    assert f"'{base}'" in text
-    path = tmp_path / 'mine.py'
-    path.write_text(text.replace(str(base), str(FOLDER / f'{NANO}.py')))
-    cfg = Config.fromfile(path)
-    assert cfg.model.cls_head.num_classes == 3
-    for split in ('train', 'val'):
-        lines = []
-        for label in range(3):
-            name = f'clips/{split}{label}'
-            if kind == 'videos':
-                write_video(root / f'{name}.mp4', label, 12)
-                lines.append(f'{name}.mp4 {label}\n')
-                continue
-            (root / name).mkdir(parents=True)
-            for number in range(1, 13):
-                picture = np.full((48, 64, 3), 20 * number, np.uint8)
-                file = cfg.train_dataloader.dataset.filename_tmpl.format(number)
-                cv2.imwrite(str(root / name / file), picture)
-            lines.append(f'{name} 12 {label}\n')
-        (root / f'{split}.txt').write_text(''.join(lines))
-    for loader in loaders(cfg):
-        assert Path(loader.dataset.data_root) == Path('data/mine')
-        loader.update(num_workers=0, persistent_workers=False)
-        loader.dataset.data_root = str(root)
-    cfg.train_dataloader.batch_size = 3
-    cfg.model.backbone.update(focusing_repeats=1, cortex_depth=1)
-    cfg.train_cfg.max_epochs = cfg.train_cfg.val_interval = 1
-    cfg.work_dir = str(tmp_path / 'work_dir')
-    cfg.experiment_name = f'mine-{kind}'
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    assert runner.iter == 1 and len(runner.val_dataloader.dataset) == 3
-    assert runner.test()['acc/top1'] in (0, 1 / 3, 2 / 3, 1)
 
 
 def test_lists_of_kinetics_as_the_readme_says(tmp_path, monkeypatch):

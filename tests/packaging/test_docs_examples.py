@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sparseformer_mm
-from helpers.pages import ROOT, blocks, text_of
+from helpers.pages import DOCS, ROOT, blocks, snippet, text_of
 from sparseformer_mm import SparseFormer
 
 TASKS = dict(
@@ -255,7 +255,7 @@ def layout(task: str):
             mask[:, :160] = 1
             os.makedirs(root / 'ann' / split)
             cv2.imwrite(f'{root}/ann/{split}/1.png', mask)
-        else:
+        elif task == 'video':
             import cv2
 
             (root / 'clips').mkdir(exist_ok=True)
@@ -266,6 +266,10 @@ def layout(task: str):
                 writer.write(np.full((64, 96, 3), 10 * level, np.uint8))
             writer.release()
             (root / f'{split}.txt').write_text(f'{name} 2\n')
+        else:
+            for number in range(1, 21):
+                picture(f'{root}/clips/{split}/img_{number:05}.jpg')
+            (root / f'{split}.txt').write_text(f'clips/{split} 20 2\n')
 
 
 def labels_of(task: str, sample) -> list:
@@ -276,13 +280,18 @@ def labels_of(task: str, sample) -> list:
     return sample.gt_sem_seg.data.unique().tolist()
 
 
-@pytest.mark.parametrize('task', list(TASKS))
+@pytest.mark.parametrize('task', [*TASKS, 'video frames'])
 def test_own_data(task):
+    kind, task = task, task.split()[0]
     need(TASKS[task])
     from mmengine.registry import DATASETS
 
-    layout(task)
+    layout(kind)
     codes = own_configs(task)
+    if kind == 'video frames':
+        frames = snippet(DOCS / 'own_data.md', 'RawframeDataset')
+        codes = [re.sub(r'^mine = .*$', frames, c, flags=re.M) for c in codes]
+        assert 'RawframeDataset' in codes[0]
     assert len(codes) == (2 if task == 'classification' else 1)
     truth = dict(classification=[0], detection=[1], segmentation=[0, 1], video=[2])
     for code in codes:
@@ -299,7 +308,7 @@ def test_own_data(task):
             dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
             # Validation and testing see the same files, training others.
             info = dataset.get_data_info(0)
-            path = info.get('img_path') or info['filename']
+            path = info.get('img_path') or info.get('filename') or info['frame_dir']
             assert ('train' in str(path)) == (split == 'train')
             sample = dataset[0]
             assert labels_of(task, sample['data_samples']) == truth[task]
