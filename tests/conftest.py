@@ -10,6 +10,9 @@ from mmengine.registry import DefaultScope
 from helpers.golden import Golden
 from sparseformer_mm.host import LIBRARIES
 
+# They are imported where they are needed; some register what may be registered once.
+collect_ignore = ['helpers']
+
 
 def pytest_collection_modifyitems(items):
     """Files with slow tests first: no worker has one left when the others are done."""

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from helpers import toy_detector, toy_segmentor, toy_training, toy_video
+from helpers import toy_classifier, toy_detector, toy_segmentor, toy_video
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.models.location_attention import LocationAwareAttention
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
     not pretends(), reason='this torch has no CUDA device that only pretends'
 )
 CONFIGS = dict(
-    mmpretrain=toy_training.CONFIG.format(data='data', shuffle=False, limit=True),
+    mmpretrain=toy_classifier.CONFIG.format(data='data', shuffle=False, limit=True),
     mmdet=toy_detector.CONFIG.format(
         data='data', classes=toy_detector.CLASSES, epochs=2
     ),

@@ -16,7 +16,7 @@ onnxruntime = pytest.importorskip(
 
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
-from helpers import toy_detector, toy_segmentor, toy_training, toy_video  # noqa: E402
+from helpers import toy_classifier, toy_detector, toy_segmentor, toy_video  # noqa: E402
 from helpers.scripts import load_tool, run_tool  # noqa: E402
 from sparseformer_mm.deployment import check, export  # noqa: E402
 from sparseformer_mm.utils.configs import load_config  # noqa: E402
@@ -28,7 +28,7 @@ CLASSES = ('one', 'two', 'thrée')
 GREY = 'mean=[127.5] * 3, std=[64.] * 3'
 COLOURED = 'mean=[120., 110., 90.], std=[50., 60., 75.]'
 TEXTS = {
-    'classification': toy_training.CONFIG.format(
+    'classification': toy_classifier.CONFIG.format(
         data='data', shuffle=False, limit=True
     ).replace('num_classes=3, mean', 'to_rgb=True, num_classes=3, mean'),
     'detection': toy_detector.CONFIG.format(

@@ -1,7 +1,11 @@
-"""The command-line tools as modules."""
+"""The command-line tools, as modules and as processes."""
 
 import importlib.util
 import io
+import os
+import socket
+import subprocess
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -38,3 +42,41 @@ def run_tool(tool: ModuleType, *argv) -> Tuple[int, str]:
     if isinstance(status, str):
         return 1, f'{output.getvalue()}{status}\n'
     return status or 0, output.getvalue()
+
+
+def run(command: list, cwd: Path, status: int = 0, **environment: str) -> str:
+    """Run a command, return all it printed; fail unless it ends with a status."""
+    paths = [str(ROOT), str(ROOT / 'tests')]
+    if os.environ.get('PYTHONPATH'):
+        paths.append(os.environ['PYTHONPATH'])
+    env = dict(
+        os.environ,
+        OMP_NUM_THREADS='1',
+        PYTHON=sys.executable,
+        PYTHONPATH=os.pathsep.join(paths),
+        **environment,
+    )
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def tool(name: str, *args) -> str:
+    """Run ``tools/NAME`` in a process of its own, on the CPU; return what it prints."""
+    command = [sys.executable, ROOT / 'tools' / name, *args]
+    return run(command, ROOT, CUDA_VISIBLE_DEVICES='-1')
+
+
+def free_port() -> str:
+    """A port for processes that train together."""
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return str(sock.getsockname()[1])

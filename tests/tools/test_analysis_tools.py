@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.scripts import load_tool, run_tool
-from helpers.toy_training import write_config
+from helpers.toy_classifier import write_config
 from sparseformer_mm.utils.configs import build_model
 
 get_flops = load_tool('analysis_tools/get_flops')

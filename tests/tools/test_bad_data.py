@@ -14,7 +14,7 @@ HOOK = 'default_hooks.check_dataset.type=sparseformer_mm.CheckDatasetHook'
 
 
 def make_classification(folder):
-    from helpers.toy_training import make_data, write_config
+    from helpers.toy_classifier import make_data, write_config
 
     data = make_data(folder / 'data')
     write_config(folder / 'toy.py', data)

@@ -10,7 +10,8 @@ pytest.importorskip(
     'mmpretrain', reason='needs mmpretrain: pip install onedl-mmpretrain'
 )
 
-from helpers.toy_training import ROOT, free_port, make_data, run, write_config  # noqa: E402
+from helpers.scripts import ROOT, free_port, run  # noqa: E402
+from helpers.toy_classifier import make_data, write_config  # noqa: E402
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):

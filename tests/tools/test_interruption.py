@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from helpers import kill
-from helpers.toy_training import ROOT, make_data, run, write_config
+from helpers.scripts import ROOT, run
+from helpers.toy_classifier import make_data, write_config
 from helpers.trained_by_tools import CPU, run_on_cpu
 
 pytestmark = pytest.mark.slow

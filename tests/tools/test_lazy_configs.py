@@ -12,7 +12,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
 from helpers.scripts import load_tool, run_tool  # noqa: E402
-from helpers.toy_training import CONFIG, make_data  # noqa: E402
+from helpers.toy_classifier import CONFIG, make_data  # noqa: E402
 from sparseformer_mm.host import packing_datasets, scope_of, type_name  # noqa: E402
 
 LAZY = """

@@ -9,7 +9,7 @@ pytest.importorskip('mmpretrain', reason='needs mmpretrain')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytestmark = [pytest.mark.mmpretrain, pytest.mark.slow]
 
-from helpers.toy_training import ROOT, tool  # noqa: E402
+from helpers.scripts import ROOT, tool  # noqa: E402
 
 CONFIG = ROOT / 'configs/classification/sparseformer-nano_1xb32_digits.py'
 EPOCHS = 4

@@ -8,7 +8,7 @@ pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection'
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytestmark = [pytest.mark.mmdet, pytest.mark.slow]
 
-from helpers.toy_training import ROOT, tool  # noqa: E402
+from helpers.scripts import ROOT, tool  # noqa: E402
 
 CONFIG = ROOT / 'configs/detection/sparseformer-nano-modern_1xb16_digits.py'
 EPOCHS = 2

@@ -10,7 +10,7 @@ pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytest.importorskip('av', reason='PyAV writes the clips')
 pytestmark = [pytest.mark.mmaction, pytest.mark.slow]
 
-from helpers.toy_training import ROOT, tool  # noqa: E402
+from helpers.scripts import ROOT, tool  # noqa: E402
 
 CONFIGS = ROOT / 'configs/video'
 EPOCHS = 3

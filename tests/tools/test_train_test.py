@@ -15,8 +15,8 @@ pytest.importorskip(
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
-from helpers.scripts import load_tool, run_tool  # noqa: E402
-from helpers.toy_training import ROOT, make_data, run, write_config  # noqa: E402
+from helpers.scripts import ROOT, load_tool, run, run_tool  # noqa: E402
+from helpers.toy_classifier import make_data, write_config  # noqa: E402
 
 TRAIN, TEST = load_tool('train'), load_tool('test')
 COMMAND = [sys.executable, ROOT / 'tools/train.py', 'toy.py']

@@ -27,7 +27,7 @@ from mmaction.structures import ActionDataSample  # noqa: E402
 from mmengine.utils import digit_version  # noqa: E402
 
 from helpers.fresh import succeed_fresh  # noqa: E402
-from helpers.toy_training import run  # noqa: E402
+from helpers.scripts import run  # noqa: E402
 from sparseformer_mm.video import compat  # noqa: E402
 
 pytestmark = pytest.mark.mmaction

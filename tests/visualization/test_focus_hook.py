@@ -12,7 +12,8 @@ from mmengine.dataset import Compose
 from mmengine.runner import Runner
 from PIL import Image
 
-from helpers.toy_training import ROOT, make_data, run, write_config  # noqa: E402
+from helpers.scripts import ROOT, run  # noqa: E402
+from helpers.toy_classifier import make_data, write_config  # noqa: E402
 from sparseformer_mm.engine.datasets import own_randomness
 from sparseformer_mm.visualization import FocusHook
 from sparseformer_mm.visualization import hook as focus_hook
@@ -261,7 +262,7 @@ def test_a_look_leaves_modes_gradients_and_randomness_alone(shown, monkeypatch):
 @pytest.mark.mmpretrain
 @pytest.mark.slow
 def test_two_processes_show_once(toy, tmp_path):
-    from helpers.toy_training import free_port
+    from helpers.scripts import free_port
 
     config = tmp_path / 'two.py'
     config.write_text(toy.read_text() + f'\ncustom_hooks = [dict(type={HOOK!r})]\n')

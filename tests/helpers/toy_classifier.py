@@ -1,17 +1,9 @@
 """A three-colour data set and a config small enough to train in a second."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import List
 
 import numpy as np
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -70,54 +62,3 @@ def write_config(
 ) -> Path:
     path.write_text(CONFIG.format(data=data, shuffle=shuffle, limit=limit))
     return path
-
-
-def run(command: list, cwd: Path, status: int = 0, **environment: str) -> str:
-    """Run a command, return all it printed; fail unless it ends with a status."""
-    paths = [str(ROOT), str(ROOT / 'tests')]
-    if os.environ.get('PYTHONPATH'):
-        paths.append(os.environ['PYTHONPATH'])
-    env = dict(
-        os.environ,
-        OMP_NUM_THREADS='1',
-        PYTHON=sys.executable,
-        PYTHONPATH=os.pathsep.join(paths),
-        **environment,
-    )
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-    )
-    assert done.returncode == status, done.stdout
-    return done.stdout
-
-
-def tool(name: str, *args) -> str:
-    """Run ``tools/NAME`` in a process of its own, on the CPU; return what it prints."""
-    command = [sys.executable, ROOT / 'tools' / name, *args]
-    return run(command, ROOT, CUDA_VISIBLE_DEVICES='-1')
-
-
-def losses(work_dir: Path) -> List[float]:
-    """Loss of each iteration of the last run in a work directory."""
-    (*_, file) = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [row['loss'] for row in rows if 'loss' in row]
-
-
-def assert_learns(curve: List[float], share: float = 0.5) -> None:
-    """The last losses are less than so much of the first."""
-    assert np.isfinite(curve).all()
-    assert np.mean(curve[-6:]) < share * np.mean(curve[:6]), curve
-
-
-def free_port() -> str:
-    """A port for processes that train together."""
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        return str(sock.getsockname()[1])
