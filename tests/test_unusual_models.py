@@ -9,13 +9,13 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from helpers import toy_segmentor, toy_training, toy_video
+from helpers import toy_classifier, toy_segmentor, toy_video
 from helpers.scripts import load_tool, run_tool
 from sparseformer_mm.host import Host, Normalisation, host_of
 from sparseformer_mm.visualization.truth import name_of
 
 TEXTS = dict(
-    mmpretrain=toy_training.CONFIG.format(data='data', shuffle=False, limit=True),
+    mmpretrain=toy_classifier.CONFIG.format(data='data', shuffle=False, limit=True),
     mmseg=toy_segmentor.CONFIG.format(data='data', iterations=2),
     mmaction=toy_video.CONFIG.format(data='data', epochs=2, size=24),
 )
