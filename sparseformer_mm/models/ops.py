@@ -128,18 +128,20 @@ def linear(x: Tensor, weight: Tensor, bias=None) -> Tensor:
     return _onednn(x, weight, bias)
 
 
+class _Linear(nn.Linear):
+    def reset_parameters(self):
+        reset_linear(self)
+
+
 def make_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
     """An ``nn.Linear`` as :func:`reset_linear` initialises it; for :func:`project`.
 
-    Not a class of its own: torch's quantization, LoRA and the like replace modules
+    Not of a class of its own: torch's quantization, LoRA and the like replace modules
     whose type is exactly ``nn.Linear``.
     """
-    # Without torch's own values first, which would use up numbers of the seed.
-    device = torch.empty(0).device  # of a `with torch.device(...)` around
-    layer = nn.utils.skip_init(
-        nn.Linear, in_features, out_features, bias, device=device
-    )
-    reset_linear(layer)
+    layer = _Linear(in_features, out_features, bias)
+    # It was one only so that no random numbers are drawn for values nobody wants.
+    layer.__class__ = nn.Linear
     return layer
 
 
