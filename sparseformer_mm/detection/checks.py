@@ -1,15 +1,14 @@
 """What can be wrong with the data of a detector."""
 
 import math
-from typing import Iterator, List, Optional, Sequence, Set
+from typing import Iterator, List, Optional, Sequence, Set, Tuple
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
-from mmengine.fileio import get
 from torch import nn
 
 from ..engine.datasets import data_infos, find_step, pick, source_of
-from ..engine.pictures import check_pictures, files_of, orientation, turns_by_exif
+from ..engine.pictures import MAX_LOOKUPS, check_pictures, files_of
 from ..engine.problems import (
     Problem,
     Use,
@@ -18,6 +17,7 @@ from ..engine.problems import (
     some,
     unseen_classes,
 )
+from ..engine.sizes import Size, check_sizes
 from .coco import check_coco, check_scored, check_structure, read_annotations
 
 
@@ -57,7 +57,7 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     loader = find_step(dataset, 'LoadImage')
     files = files_of(dataset, 'img_path', use)
     yield from check_pictures(files, 'pictures', dataset, use, loader)
-    yield from check_sizes(dataset, use, loader)
+    yield from check_sizes(_annotated_sizes(dataset, use), loader, source)
 
 
 def check_annotations(dataset) -> Iterator[Problem]:
@@ -157,46 +157,10 @@ def check_metrics(ids: Sequence, source: str, use: Use) -> Iterator[Problem]:
             )
 
 
-def check_sizes(dataset, use: Use, loader) -> Iterator[Problem]:
-    """Pictures of another size than their annotations say, or turned by EXIF."""
-    if loader is None:
-        return
-    source, differing, turned = source_of(dataset), [], []
-    for index in pick(len(dataset), use.sample, use.seed):
+def _annotated_sizes(dataset, use: Use) -> Iterator[Tuple[str, str, Size]]:
+    """The size that annotations give each picture."""
+    for index in pick(len(dataset), MAX_LOOKUPS, use.seed):
         info = dataset.get_data_info(index)
-        if not info.get('width') or not info.get('height'):
-            continue
-        said = (info['height'], info['width'])
-        try:
-            height, width = loader(dict(info))['img'].shape[:2]
-            content = get(info['img_path'], getattr(loader, 'backend_args', None))
-        except Exception:
-            continue  # reported as a picture that cannot be read
-        exif = orientation(content) if turns_by_exif(loader) else 1
-        name = info['img_path']
-        if (height, width) == said:
-            if exif in (2, 3, 4) or (exif > 4 and height == width):
-                turned.append(f'{name} (EXIF orientation {exif})')
-        elif exif > 4 and (width, height) == said:
-            differing.append(
-                f'{name} is {width} x {height} once it is turned as its EXIF says, '
-                f'its annotation {said[1]} x {said[0]}'
-            )
-        else:
-            differing.append(
-                f'{name} is {width} x {height}, its annotation says '
-                f'{said[1]} x {said[0]}'
-            )
-    if differing:
-        yield Problem(
-            f'{source}: {some(differing, 2)}, so boxes lie elsewhere. Save the '
-            'pictures upright and in the size that was annotated (or, for EXIF only, '
-            "set color_type='color_ignore_orientation' of LoadImageFromFile)"
-        )
-    if turned:
-        yield Problem(
-            f'{source}: {some(turned, 2)} are turned when they are loaded. If the '
-            "boxes do not fit then, set color_type='color_ignore_orientation' of "
-            'LoadImageFromFile, or save the pictures upright',
-            fatal=False,
-        )
+        if info.get('width') and info.get('height'):
+            size = Size(info['width'], info['height'])
+            yield info['img_path'], 'its annotation says', size

@@ -65,6 +65,7 @@ class CheckDatasetHook(Hook):
         Raises:
             DatasetError: a ValueError that names file, value and cure.
         """
+        self._trained_classes = None  # of what training has started from
         self._check(runner, 'train', *(['val'] if runner.val_loop is not None else []))
 
     def before_val(self, runner):

@@ -15,7 +15,6 @@ from .problems import Problem, Use, some
 # Looking up a file takes microseconds on a disk and a millisecond on a network.
 MAX_LOOKUPS = 5_000
 _CURE = 'copy or download it again, or remove it together with its annotation'
-_ORIENTATION = 0x0112  # EXIF
 
 
 def is_local(path: str) -> bool:
@@ -49,7 +48,7 @@ def describe_content(content: bytes) -> str:
 def damage(content: bytes) -> Optional[str]:
     """What a strict decoder finds; None for whole pictures and unknown formats.
 
-    OpenCV fills up a JPEG file that is cut off with grey, without an error.
+    Some decoders fill up a JPEG file that is cut off with grey, without an error.
     """
     try:
         with warnings.catch_warnings():
@@ -63,22 +62,6 @@ def damage(content: bytes) -> Optional[str]:
     except Exception:  # a size limit, say: nothing about this file
         return None
     return None
-
-
-def orientation(content: bytes) -> int:
-    """EXIF orientation, 1 for upright; from 5 on, width and height are swapped."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:
-        return 1
-
-
-def turns_by_exif(loader) -> bool:
-    """Whether a step such as mmcv's LoadImageFromFile turns photos upright."""
-    return getattr(loader, 'imdecode_backend', None) in ('cv2', 'pillow') and getattr(
-        loader, 'color_type', None
-    ) in ('color', 'grayscale')
 
 
 def _looks_cut_off(path: str) -> bool:
@@ -191,6 +174,6 @@ def check_pictures(
         cause = next(iter(cut_off.values()))
         yield Problem(
             f'{len(cut_off):,} of {len(paths):,} {kind} of {source} are read in part '
-            f'only: {some(cut_off)} {cause}. OpenCV fills the rest with grey: {_CURE}',
+            f'only: {some(cut_off)} {cause}, the rest is grey: {_CURE}',
             fatal=False,
         )

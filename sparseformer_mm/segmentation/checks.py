@@ -1,7 +1,7 @@
 """What can be wrong with the data of a segmentor."""
 
 import os
-from typing import Dict, Iterator, List, Set
+from typing import Dict, Iterator, List, Set, Tuple
 
 import mmcv
 import numpy as np
@@ -10,13 +10,7 @@ from mmengine import fileio
 from torch import nn
 
 from ..engine.datasets import find_step, pick, source_of, with_progress
-from ..engine.pictures import (
-    check_pictures,
-    files_of,
-    is_local,
-    orientation,
-    turns_by_exif,
-)
+from ..engine.pictures import MAX_LOOKUPS, check_pictures, files_of, is_local
 from ..engine.problems import (
     Problem,
     Use,
@@ -26,6 +20,7 @@ from ..engine.problems import (
     some,
     unseen_classes,
 )
+from ..engine.sizes import Size, check_sizes, size_as_loaded
 from .labels import BatchCheck, Labels, heads_of
 
 _KEYS = ('img_path', 'seg_map_path')
@@ -65,13 +60,15 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     yield from check_left_out(dataset)
     advice = 'check data_root, data_prefix and seg_map_suffix'
     yield from check_pictures(masks, 'masks', dataset, use, load_mask, advice)
+    sizes = _mask_sizes(dataset, use, load_mask)
+    yield from check_sizes(sizes, load_photo, source)
     if heads:
         labels = Labels.of(next(iter(heads.values())))
     elif classes is not None:
         labels = Labels(len(classes), getattr(dataset, 'ignore_index', 255))
     else:
         return
-    yield from check_masks(dataset, use, load_photo, load_mask, labels)
+    yield from check_masks(dataset, use, load_mask, labels)
 
 
 def check_left_out(dataset) -> Iterator[Problem]:
@@ -127,23 +124,19 @@ def _raw_mask(path: str, loader, mask: np.ndarray) -> np.ndarray:
     return mmcv.imfrombytes(content, flag='unchanged', backend=backend).squeeze()
 
 
-def check_masks(
-    dataset, use: Use, load_photo, load_mask, labels: Labels
-) -> Iterator[Problem]:
-    """Masks of a sample: their form, labels, size, and what all of them lack."""
+def check_masks(dataset, use: Use, loader, labels: Labels) -> Iterator[Problem]:
+    """Masks of a sample: their form, labels, and what all of them lack."""
     source, seen, opened = source_of(dataset), set(), 0
     colour: List[str] = []
     wide: List[str] = []
     wrong: Dict[int, str] = {}
-    sizes: List[str] = []
-    turned: List[str] = []
     indices = pick(len(dataset), use.sample, use.seed)
     for index in with_progress(indices, f'masks of {source}', len(indices)):
         info = dataset.get_data_info(index)
         path = info.get('seg_map_path')
         try:
-            mask = load_mask(dict(info))['gt_seg_map']
-            raw = _raw_mask(path, load_mask, mask)
+            mask = loader(dict(info))['gt_seg_map']
+            raw = _raw_mask(path, loader, mask)
             mask = torch.as_tensor(mask)
         except Exception:
             continue  # reported as a file that cannot be read
@@ -158,7 +151,6 @@ def check_masks(
         seen.update(mask.unique().tolist())
         for value in labels.wrong(mask):
             wrong.setdefault(value, path)
-        _compare_sizes(dict(info), mask.shape, load_photo, sizes, turned)
     of = f'of {opened:,} masks opened of {source}'
     if colour:
         yield Problem(
@@ -178,40 +170,15 @@ def check_masks(
             f'{wrong[values[0]]} {of}: {labels.explain(values, wrong[values[0]])}'
         )
     yield from _check_seen(seen, labels, class_names(dataset), of, opened, dataset)
-    if sizes:
-        yield Problem(
-            f'{len(sizes):,} {of} do not lie over their picture: {some(sizes, 2)}. '
-            'Save both in one size, the picture upright (or, for EXIF only, set '
-            "color_type='color_ignore_orientation' of LoadImageFromFile)"
-        )
-    if turned:
-        yield Problem(
-            f'{source}: {some(turned, 2)} are turned when they are loaded, masks are '
-            "not. If they do not fit then, set color_type='color_ignore_orientation' "
-            'of LoadImageFromFile, or save the pictures upright',
-            fatal=False,
-        )
 
 
-def _compare_sizes(info: dict, shape, loader, sizes: list, turned: list) -> None:
-    """Note a picture that has not the size of its mask, or is turned by EXIF."""
-    name, mask = info['img_path'], info['seg_map_path']
-    if loader is None:
-        return
-    try:
-        height, width = loader(info)['img'].shape[:2]
-        content = fileio.get(name, getattr(loader, 'backend_args', None))
-    except Exception:
-        return  # reported as a picture that cannot be read
-    exif = orientation(content) if turns_by_exif(loader) else 1
-    if (height, width) == tuple(shape):
-        if exif in (2, 3, 4) or (exif > 4 and height == width):
-            turned.append(f'{name} (EXIF orientation {exif})')
-        return
-    how = ' once it is turned as its EXIF says' if exif > 4 else ''
-    if not how and (width, height) == tuple(shape):
-        how = ' (width and height are swapped)'
-    sizes.append(f'{mask} is {shape[1]} x {shape[0]}, {name} {width} x {height}{how}')
+def _mask_sizes(dataset, use: Use, loader) -> Iterator[Tuple[str, str, Size]]:
+    """The size of each picture's mask."""
+    for index in pick(len(dataset), MAX_LOOKUPS, use.seed):
+        path, mask = map(dataset.get_data_info(index).get, _KEYS)
+        size = size_as_loaded(mask, loader) if mask else None
+        if size is not None:
+            yield path, mask, size
 
 
 def _check_seen(

@@ -3,6 +3,8 @@
 import re
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -46,6 +48,11 @@ def make_model(num_classes=2, preprocessor=None):
     model.head.loss_module = CrossEntropyLoss()
     model.data_preprocessor = SimpleNamespace(**preprocessor or {})
     return model
+
+
+class LoadImageOfAFile:
+    def __call__(self, info):
+        return dict(info, img=cv2.imread(info['img_path']))
 
 
 def assert_said(problems, fatal, *parts):
@@ -205,6 +212,23 @@ def test_empty_folders_and_extensions(tmp_path):
     assert_said(problems, False, '1 pictures', 'fox/0.webp', 'extensions=(...)')
     dataset = make_dataset(tmp_path, extensions=('.png', '.webp'))
     assert list(checks.check_dataset(dataset, Use('train'))) == []
+
+
+def test_half_a_photo(tmp_path):
+    """OpenCV says so of bytes, not of a file."""
+    make_folders(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    path = tmp_path / 'cat/half.jpg'
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    dataset = make_dataset(tmp_path)
+    said = '1 of 5 pictures', str(path), 'is cut off or damaged', 'download it again'
+    assert_said(checks.check_dataset(dataset, Use('train', sample=0)), True, *said)
+    dataset.pipeline.transforms = [LoadImageOfAFile()]
+    image = dataset.pipeline(dict(img_path=str(path)))['img']
+    assert image[:16].std() > 9 and image[-8:].std() == 0
+    said = *said, 'the rest is grey'
+    assert_said(checks.check_dataset(dataset, Use('train', sample=0)), False, *said)
 
 
 @pytest.mark.parametrize('num_classes', [1, 3])

@@ -208,7 +208,7 @@ CASES = {
         dict(images=lambda images: images[0].update(width=48, height=64)),
         ('train', 'val'),
         (),
-        ['a.png is 64 x 48', 'says 48 x 64', 'upright'],
+        ['a.png is 64 x 48 (', 'annotation says 48 x 64', 'upright'],
     ),
 }
 

@@ -230,7 +230,7 @@ FILES = {
     'a pointer of Git LFS': (b'version https://git-lfs.github.com', True, 'git lfs'),
     'HEIC': (b'\0\0\0\x20ftypheic\xff', True, 'HEIC'),
     'noise': (bytes(range(256)), True, 'is no picture that can be decoded'),
-    'half a JPEG': (half(WHOLE['JPEG']), False, 'fills the rest with grey'),
+    'half a JPEG': (half(WHOLE['JPEG']), False, 'the rest is grey'),
     'half a PNG': (half(WHOLE['PNG']), False, 'is cut off or damaged'),
     'bytes after its end': (WHOLE['JPEG'] + b'\0\0\n', None, None),
 }

@@ -125,13 +125,13 @@ CASES = {
         [np.zeros((12, 20), np.uint8)],
         {},
         True,
-        ['ann/0.png is 20 x 12', 'img/0.jpg 20 x 24', 'one size'],
+        ['img/0.jpg is 20 x 24', 'ann/0.png 20 x 12', 'one size'],
     ),
     'transposed': (
         [MASK.T.copy()],
         {},
         True,
-        ['ann/0.png is 24 x 20', 'img/0.jpg 20 x 24', 'swapped'],
+        ['img/0.jpg is 20 x 24 (', 'ann/0.png 24 x 20', 'swapped'],
     ),
     'a class that is never seen': (
         [MASK, MASK],
@@ -217,6 +217,17 @@ def test_photos_that_are_turned_by_exif(tmp_path, orientation, fatal):
     assert_said(checks.check_dataset(dataset, Use('train')), fatal, *said)
     dataset.pipeline.transforms[0].color_type = 'color_ignore_orientation'
     assert list(checks.check_dataset(dataset, Use('train'))) == []
+
+
+def test_every_photo_is_compared_with_its_mask(tmp_path):
+    """Also those of which nothing but the size is read."""
+    dataset = make_dataset(tmp_path, [MASK] * 9)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (20, 24)).save(tmp_path / 'img/7.jpg', exif=exif)
+    said = '1 pictures', 'img/7.jpg is 24 x 20 once', 'ann/7.png 20 x 24'
+    problems = checks.check_dataset(dataset, Use('train', sample=0))
+    assert_said(problems, True, *said)
 
 
 def test_a_mask_over_the_turned_photo_passes(tmp_path):
