@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from ..engine.datasets import data_infos, find_step, source_of
+from ..engine.files import PICTURE_SUFFIXES
 from ..engine.pictures import check_pictures, files_of, is_local
 from ..engine.problems import (
     Problem,
@@ -20,8 +21,7 @@ from ..engine.problems import (
 )
 
 # What a folder of a class may hold that is a picture too.
-_PICTURES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
-_PICTURES += ('.heic', '.avif')
+_PICTURES = (*PICTURE_SUFFIXES, '.jfif', '.gif', '.heic', '.avif')
 
 
 def check_model(model: nn.Module) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from mmengine import fileio
 from torch import nn
 
 from ..engine.datasets import find_step, pick, source_of, with_progress
+from ..engine.files import PICTURE_SUFFIXES
 from ..engine.pictures import MAX_LOOKUPS, check_pictures, files_of, is_local
 from ..engine.problems import (
     Problem,
@@ -24,7 +25,6 @@ from ..engine.sizes import Size, check_sizes, size_as_loaded
 from .labels import BatchCheck, Labels, heads_of
 
 _KEYS = ('img_path', 'seg_map_path')
-_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 __all__ = ['BatchCheck', 'check_dataset', 'check_model']
 
@@ -89,7 +89,7 @@ def check_left_out(dataset) -> Iterator[Problem]:
     others = [
         path
         for path in files_in(source)
-        if path.lower().endswith(_PICTURES)
+        if path.lower().endswith(PICTURE_SUFFIXES)
         and not path.endswith(suffix)
         and not (together and path.endswith(ending))
     ]

@@ -15,6 +15,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset  # noqa: E402
 from mmpretrain.datasets import CustomDataset, KFoldDataset  # noqa: E402
 from mmpretrain.models import CrossEntropyLoss  # noqa: E402
 
+from helpers.problems import assert_said  # noqa: E402
 from sparseformer_mm.classification import checks  # noqa: E402
 from sparseformer_mm.engine import CheckDatasetHook, check_dataset  # noqa: E402
 from sparseformer_mm.engine.problems import DatasetError, Use  # noqa: E402
@@ -53,13 +54,6 @@ def make_model(num_classes=2, preprocessor=None):
 class LoadImageOfAFile:
     def __call__(self, info):
         return dict(info, img=cv2.imread(info['img_path']))
-
-
-def assert_said(problems, fatal, *parts):
-    problems = list(problems)
-    found = [p for p in problems if all(part in p.message for part in parts)]
-    assert found, problems
-    assert found[0].fatal == fatal, found[0]
 
 
 class Runner:

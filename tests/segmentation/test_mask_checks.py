@@ -15,6 +15,7 @@ from mmseg.datasets import BaseSegDataset, MultiImageMixDataset  # noqa: E402
 from mmseg.models.losses import CrossEntropyLoss, DiceLoss  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
+from helpers.problems import assert_said  # noqa: E402
 from sparseformer_mm.engine import CheckDatasetHook, check_dataset  # noqa: E402
 from sparseformer_mm.engine.problems import DatasetError, Use  # noqa: E402
 from sparseformer_mm.segmentation import checks  # noqa: E402
@@ -61,13 +62,6 @@ def palette_mask():
     image = Image.fromarray(MASK).convert('P')
     image.putpalette([0, 0, 0, 255, 0, 0] + [9] * 750)
     return image
-
-
-def assert_said(problems, fatal, *parts):
-    problems = list(problems)
-    found = [p for p in problems if all(part in p.message for part in parts)]
-    assert found, problems
-    assert found[0].fatal == fatal, found[0]
 
 
 # name -> masks, arguments of the data set, whether an error, what is named

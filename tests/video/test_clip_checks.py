@@ -12,6 +12,7 @@ pytest.importorskip('sparseformer_mm.video.compat', reason='needs mmaction2')
 from mmaction.datasets import RawframeDataset, VideoDataset  # noqa: E402
 from mmaction.models.losses import BCELossWithLogits, CrossEntropyLoss  # noqa: E402
 
+from helpers.problems import assert_said  # noqa: E402
 from sparseformer_mm.engine import CheckDatasetHook  # noqa: E402
 from sparseformer_mm.engine.problems import Use  # noqa: E402
 from sparseformer_mm.utils.errors import explain_errors  # noqa: E402
@@ -47,13 +48,6 @@ def make_model(num_classes=2, loss=None):
     model.cls_head.num_classes = num_classes
     model.cls_head.loss_cls = loss or CrossEntropyLoss()
     return model
-
-
-def assert_said(problems, fatal, *parts):
-    problems = list(problems)
-    found = [p for p in problems if all(part in p.message for part in parts)]
-    assert found, problems
-    assert found[0].fatal == fatal, found[0]
 
 
 def test_sound_lists_pass(tmp_path):
