@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Tuple
 
+from mmengine.logging import MMLogger
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,6 +35,10 @@ def run_tool(tool: ModuleType, *argv) -> Tuple[int, str]:
     Returns:
         The exit status that its process would have, and all that it prints.
     """
+    # Runners name their loggers by the second: another run in the same one would get
+    # the old logger, which writes where that run's output went.
+    for name in set(MMLogger._instance_dict) - {'mmengine'}:
+        del MMLogger._instance_dict[name]
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
         try:
