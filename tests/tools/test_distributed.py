@@ -23,11 +23,12 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     config.write_text(
         config.read_text()
         + "custom_imports = dict(imports=['helpers.gradient_recorder'])\n"
-        "custom_hooks = [dict(type='GradientRecorder')]\n"
+        "custom_hooks = [dict(type='GradientRecorder'), dict(\n"
+        "    type='sparseformer_mm.visualization.FocusHook', num_samples=2)]\n"
     )
     tools = ROOT / 'tools'
     cpu = dict(CUDA_VISIBLE_DEVICES='-1')
-    options = ['--no-validate', '--cfg-options']
+    options = ['--cfg-options']
     run(
         [
             sys.executable,
@@ -61,6 +62,9 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     assert 'gloo' in log
     assert 'Epoch(train) [1][2/2]' in log
     assert (tmp_path / 'two' / 'epoch_1.pth').is_file()
+    # One of them looks at samples.
+    assert log.count('Focus [epoch 0]  roi') == log.count('Focus [epoch 1]  roi') == 1
+    assert len(list(tmp_path.glob('two/*/vis_data/vis_image/*.png'))) == 4
 
     # Their predictions are those of all pictures, in the order of the data set.
     out = ['--out', 'out.json', '--work-dir', 'tested']

@@ -12,7 +12,6 @@ from mmengine.dataset import Compose
 from mmengine.runner import Runner
 from PIL import Image
 
-from helpers.scripts import ROOT, run  # noqa: E402
 from helpers.toy_classifier import make_data, write_config  # noqa: E402
 from sparseformer_mm.engine.datasets import own_randomness
 from sparseformer_mm.visualization import FocusHook
@@ -257,26 +256,6 @@ def test_a_look_leaves_modes_gradients_and_randomness_alone(shown, monkeypatch):
     other.before_train(runner)
     other._show(runner, 8)
     assert not other._samples and len(sent) == 3
-
-
-@pytest.mark.mmpretrain
-@pytest.mark.slow
-def test_two_processes_show_once(toy, tmp_path):
-    from helpers.scripts import free_port
-
-    config = tmp_path / 'two.py'
-    config.write_text(toy.read_text() + f'\ncustom_hooks = [dict(type={HOOK!r})]\n')
-    log = run(
-        ['bash', ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path],
-        tmp_path,
-        PORT=free_port(),
-        CUDA_VISIBLE_DEVICES='-1',
-    )
-    assert log.count('Focus [epoch 0]') == log.count('Focus [epoch 1]') == 1
-    assert 'roi_width: 0.5000 -> ' in log
-    assert len(pictures(tmp_path)) == 4
-    found = rows(tmp_path, 'focus/cortex.0/outside')
-    assert [row['step'] for row in found] == [0, 1]
 
 
 # ------------------------------------------------------------- the other libraries

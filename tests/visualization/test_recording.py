@@ -1,14 +1,11 @@
 """What is kept of a library's call."""
 
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from helpers.scripts import ROOT
+from helpers.fresh import succeed_fresh
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.visualization.recording import (
     Call,
@@ -111,19 +108,14 @@ def test_in_the_middle_of_equal_parts():
 
 def test_hooks_import_no_drawing_code():
     """A training that draws nothing loads nothing that draws."""
-    code = (
-        'import sys, sparseformer_mm.engine, sparseformer_mm.visualization as v; '
-        'v.FocusHook(); print(*sys.modules)'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', code],
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    loaded = set(done.stdout.split())
+    loaded = succeed_fresh(
+        """
+        import sys, sparseformer_mm.engine, sparseformer_mm.visualization as v
+        v.FocusHook()
+        print(*sys.modules)
+        """
+    ).split()
     assert 'sparseformer_mm.visualization.hook' in loaded and 'mmengine' in loaded
-    drawing = {'panels', 'figures', 'page', 'focus', 'looks'}
+    drawing = ('panels', 'figures', 'page', 'focus', 'looks')
     drawing = {f'sparseformer_mm.visualization.{name}' for name in drawing}
-    assert not loaded & {'matplotlib', *drawing}
+    assert not {'matplotlib', *drawing} & set(loaded)
