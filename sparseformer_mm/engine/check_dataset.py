@@ -127,7 +127,7 @@ class CheckDatasetHook(Hook):
                 yield from _check_part(part, uses[split])
         trained = datasets.get('train')
         for part in datasets.get('val', ()) if trained else ():
-            yield from _compare(trained[0], part)
+            yield from _as_far_as_known(part, _compare, trained[0], part)
         if self._trained_classes is not None:
             for part in datasets.get('test', ()):
                 classes = class_names(part)
@@ -148,14 +148,23 @@ def _check_part(dataset, use: Use) -> Iterator[Problem]:
     yield from problems
     if checker is None or problems:
         return
+    if use.split == 'train' and use.model is not None:
+        yield from _as_far_as_known(dataset, checker.check_model, use.model)
+    yield from _as_far_as_known(dataset, checker.check_dataset, dataset, use)
+
+
+def _as_far_as_known(dataset, check, *args) -> Iterator[Problem]:
+    """Problems, and a warning in place of an error of the checks themselves.
+
+    A data set may be of a kind that they do not know; and where one of several
+    processes checks, the others would wait for it for ever.
+    """
     try:
-        if use.split == 'train' and use.model is not None:
-            yield from checker.check_model(use.model)
-        yield from checker.check_dataset(dataset, use)
-    except Exception as error:  # of a kind of data set that the checks do not know
+        yield from check(*args)
+    except Exception as error:
         yield Problem(
-            f'{source} ({type(dataset).__name__}) could not be checked to the end: '
-            f'{type(error).__name__}: {error}',
+            f'{source_of(dataset)} ({type(dataset).__name__}) could not be checked to '
+            f'the end: {type(error).__name__}: {error}',
             fatal=False,
         )
 

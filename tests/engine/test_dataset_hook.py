@@ -145,6 +145,14 @@ def test_data_that_the_checks_do_not_know_may_be_trained_on(use_checker, said):
     assert len(said) == 2
 
 
+def test_names_that_cannot_be_compared_stop_nobody(use_checker, said):
+    checker = use_checker(Checker())
+    checker.label_names = lambda dataset, other: dataset.no_such_names
+    CheckDatasetHook().before_train(make_runner(Pictures('ab'), Pictures('ab')))
+    (message,) = said
+    assert 'could not be checked to the end: AttributeError' in message
+
+
 def test_a_string_of_classes(use_checker):
     checker, dataset = use_checker(Checker()), Pictures('ab')
     dataset._metainfo['classes'] = 'cat'
