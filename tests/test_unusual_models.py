@@ -12,6 +12,8 @@ from PIL import Image
 from helpers import toy_classifier, toy_segmentor, toy_video
 from helpers.scripts import load_tool, run_tool
 from sparseformer_mm.host import Host, Normalisation, host_of
+from sparseformer_mm.models.layouts import from_mm
+from sparseformer_mm.utils.checkpoints import load_model
 from sparseformer_mm.visualization.truth import name_of
 
 TEXTS = dict(
@@ -193,3 +195,39 @@ def test_labels_of_a_clip_with_several(tmp_path):
 def test_a_plain_string_is_the_name_of_one_class():
     assert name_of('cell', 0) == 'cell' and name_of('cell', 1) == '1'
     assert name_of(('red', 'blue'), 1) == 'blue' and name_of(None, 3) == '3'
+
+
+# ------------------------------------------------- files of others, for all tools
+
+
+@pytest.mark.parametrize('kind', ['plain', 'module', 'lightning', 'authors'])
+def test_tools_take_the_files_that_training_takes(tmp_path, kind):
+    cfg, text, host, model = make('mmpretrain')
+    state = {k: torch.randn_like(v) * 0.1 for k, v in model.state_dict().items()}
+    rois = state['backbone.latent.token_rois']
+    rois.copy_(torch.tensor([0.5, 0.5, 0.3, 0.4]))
+    content = dict(state_dict=state, meta={})
+    if kind == 'module':
+        content = dict(state_dict={f'module.{k}': v for k, v in state.items()})
+    elif kind == 'lightning':
+        content = dict(state_dict={f'model.{k}': v for k, v in state.items()})
+    elif kind == 'authors':
+        short = {k.replace('backbone.', ''): v for k, v in state.items()}
+        short = {k.replace('head.fc.', 'head.'): v for k, v in short.items()}
+        content = dict(model=from_mm(short, 'v1'))
+    torch.save(content, tmp_path / 'weights.pth')
+    loaded = load_model(cfg, str(tmp_path / 'weights.pth')).state_dict()
+    assert loaded.keys() == state.keys()
+    for name, value in loaded.items():
+        torch.testing.assert_close(value, state[name])
+
+
+def test_tools_name_both_models_of_a_file(tmp_path):
+    cfg, text, host, model = make('mmpretrain')
+    state = model.state_dict()
+    both = {
+        f'{name}.{k}': v for name in ('student', 'teacher') for k, v in state.items()
+    }
+    torch.save(dict(state_dict=both), tmp_path / 'both.pth')
+    with pytest.raises(SystemExit, match='student.*teacher'):
+        load_model(cfg, str(tmp_path / 'both.pth'))

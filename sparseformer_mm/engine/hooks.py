@@ -1,11 +1,12 @@
 """Hooks for mmengine's runner."""
 
-from typing import Optional
+from typing import Dict, Mapping, Optional
 
 from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.files import check_resumable
@@ -74,6 +75,27 @@ class LossScaleHook(Hook):
         return None if scales_itself else 1.0
 
 
+def state_for(model: nn.Module, checkpoint: Mapping) -> Optional[Dict[str, Tensor]]:
+    """A file's weights under the names of a whole model.
+
+    Args:
+        model: of an OpenMMLab library, with a SparseFormer as its backbone.
+        checkpoint: the file's content.
+
+    Returns:
+        The state dict; None if the file has these names already, or the model another
+        form, for instance that of a teacher and a student.
+
+    Raises:
+        CheckpointError: for a file of several models none of which is the average.
+    """
+    if f'backbone.{MARKERS["mm"]}' not in model.state_dict():
+        return None
+    names = dict(model.named_modules())
+    classifier = next((name for name in _CLASSIFIERS if name in names), None)
+    return convert_checkpoint(checkpoint, classifier)
+
+
 @HOOKS.register_module()
 class ConvertCheckpointHook(Hook):
     """Let ``load_from`` and ``tools/test.py`` take files under other names.
@@ -101,12 +123,7 @@ class ConvertCheckpointHook(Hook):
         if getattr(runner, '_resume', False):
             check_resumable(checkpoint)
             return
-        model = unwrap_model(runner.model)
-        if f'backbone.{MARKERS["mm"]}' not in model.state_dict():
-            return  # a model of another form, for instance of a teacher and a student
-        names = dict(model.named_modules())
-        classifier = next((name for name in _CLASSIFIERS if name in names), None)
-        state = convert_checkpoint(checkpoint, classifier)
+        state = state_for(unwrap_model(runner.model), checkpoint)
         if state is not None:
             meta = checkpoint.get('meta') or {}
             checkpoint.clear()

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint, load_checkpoint
+from mmengine.runner import find_latest_checkpoint, load_state_dict
 from torch import nn
 
+from ..engine.hooks import state_for
 from ..host import host_of
 from ..models import SparseFormer
-from ..models.files import check_file, check_resumable, read_checkpoint
+from ..models.files import (
+    check_file,
+    check_resumable,
+    load_checkpoint,
+    read_checkpoint,
+)
 from ..models.layouts import CheckpointError
 from .errors import explain_errors, fail
 
@@ -105,7 +111,7 @@ def load_model(
 
     Args:
         cfg: of one of the four libraries.
-        checkpoint: path or URL.
+        checkpoint: path or URL, of the authors and of wrapped models too.
         device: where the model goes.
         check: looks at the model before weights are loaded; its ValueError ends the
             tool, for example :meth:`.Host.check_model`.
@@ -127,7 +133,11 @@ def load_model(
     forbid_reinit(model)
     try:
         with explain_errors():
-            loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+            loaded = load_checkpoint(checkpoint)
+            state = state_for(model, loaded)
+            if state is None:
+                state = loaded.get('state_dict', loaded)
+            load_state_dict(model, state, strict=True)
     except RuntimeError as error:
         if not does_not_fit(error):
             raise
