@@ -1,8 +1,8 @@
 """Reading checkpoint files: what they hold, or an error that says what they are.
 
-Importing this module makes :func:`read_checkpoint` mmengine's loader of local files, so
-that ``init_cfg=dict(type='Pretrained')``, ``load_from``, resuming, inferencers and this
-package's own functions all read by it.
+Importing this module makes :func:`read_checkpoint` mmengine's loader of local files and
+of those behind web addresses, so that ``init_cfg=dict(type='Pretrained')``,
+``load_from``, resuming, inferencers and this package's own functions all read by it.
 """
 
 import os
@@ -14,11 +14,16 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Optional, Union
+from urllib.parse import urlparse
 
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    load_from_http,
+    load_from_local,
+)
 from torch import nn
 
 from .layouts import CheckpointError, SeveralModelsError, find_weights
@@ -218,9 +223,47 @@ def load_checkpoint(place: str) -> Mapping:
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
-def _load_local(filename: str, map_location: Optional[Any] = None) -> Mapping:
+def _load_local(filename: str, map_location: Any = None) -> Mapping:
     """What mmengine reads local files by: its 'state_dict' is the averaged one."""
-    content = read_checkpoint(filename, map_location)
+    return _with_average(read_checkpoint(filename, map_location), filename)
+
+
+@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+def _load_url(
+    filename: str,
+    map_location: Any = None,
+    model_dir: Optional[str] = None,
+    progress: bool = True,
+) -> Mapping:
+    """What mmengine reads web addresses by: torch keeps what it fetched, good or not.
+
+    Raises:
+        CheckpointError: for an address that gives nothing, or no weights.
+    """
+    folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
+    kept = folder / os.path.basename(urlparse(filename).path)
+    try:
+        content = load_from_http(filename, map_location, model_dir, progress)
+        check_content(content)
+    except SeveralModelsError:
+        pass
+    except Exception as error:  # of the connection, of torch's reading, of the content
+        if not kept.is_file():
+            raise CheckpointError(
+                f'{filename} could not be fetched ({error}): check the address and '
+                f'the connection, or put the file there yourself: {kept}'
+            ) from error
+        try:
+            content = read_checkpoint(kept, map_location)
+        except CheckpointError as fault:
+            raise CheckpointError(
+                f'what was fetched from {filename} was kept as {fault}. Delete that '
+                'file before you try again'
+            ) from error
+    return _with_average(content, filename)
+
+
+def _with_average(content: Mapping, filename: str) -> Mapping:
     try:
         weights = find_weights(content)
     except SeveralModelsError:

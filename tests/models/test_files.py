@@ -2,8 +2,11 @@
 
 import pickle
 import sys
+import threading
 import types
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -97,6 +100,52 @@ def test_what_cannot_be_loaded_is_named(kind, door, tmp_path):
     with pytest.raises(CheckpointError, match=message) as error:
         DOORS[door](tmp_path / 'file.pth')
     assert str(tmp_path / 'file.pth') in str(error.value)
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder and the web address of it; what is fetched is kept in tmp_path / hub."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('no_proxy', '*')
+    monkeypatch.setattr(SimpleHTTPRequestHandler, 'log_message', lambda *_: None)
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize('door', DOORS)
+def test_web_addresses_that_give_no_weights(door, served, tmp_path):
+    folder, address = served
+    for kind in ('html', 'list'):
+        write, message = FILES[kind]
+        write(folder / f'{kind}.pth')
+        kept = tmp_path / 'hub' / 'checkpoints' / f'{kind}.pth'
+        for _ in range(2):  # torch keeps the file, and takes it the second time
+            with pytest.raises(CheckpointError, match=message) as error:
+                DOORS[door](f'{address}/{kind}.pth')
+            for part in (f'{address}/{kind}.pth', str(kept), 'Delete that file'):
+                assert part in str(error.value)
+            assert kept.is_file()
+    with pytest.raises(CheckpointError, match='no.pth could not be fetched .*404'):
+        DOORS[door](f'{address}/no.pth')
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_weights_from_a_web_address(suffix, served):
+    folder, address = served
+    expected = small_model(noise=0.3).state_dict()
+    if suffix == 'pth':
+        torch.save(expected, folder / 'model.pth')
+    else:
+        safetensors = pytest.importorskip('safetensors.torch')
+        safetensors.save_file(expected, str(folder / 'model.safetensors'))
+    loaded = build(dict(ARCH), 0, f'{address}/model.{suffix}').backbone.state_dict()
+    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize('door', DOORS)
