@@ -15,8 +15,6 @@ from .clips import check_encoder
 from .scenes import Scene, SceneSampler, load_source_digits, split_sources
 from .tasks import TASKS, Task, write_json, write_samples
 
-# Raise it whenever the same arguments give other files than before.
-FORMAT = 1
 MANIFEST = 'digits_manifest.json'
 SPLITS = ('train', 'val')
 
@@ -73,7 +71,7 @@ def build(root: Path, arguments: dict) -> None:
     task = TASKS[arguments['task']]
     pixels, labels = load_source_digits()
     manifest = dict(
-        format=FORMAT,
+        format=task.format,
         arguments=arguments,
         versions=dict(numpy=np.__version__, opencv=cv2.__version__),
     )
@@ -116,8 +114,9 @@ def inspect(out: Path, arguments: dict) -> str:
 
     Returns:
         'nothing', 'same' (complete, with these arguments), 'other'
-        (with other arguments), 'broken' (incomplete) or 'foreign'; 'same, more' and
-        'other, more' with files beside those that the tool made.
+        (with other arguments, or by an earlier version), 'broken' (incomplete)
+        or 'foreign'; 'same, more' and 'other, more' with files beside those
+        that the tool made.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return 'nothing'
@@ -130,7 +129,7 @@ def inspect(out: Path, arguments: dict) -> str:
     except (ValueError, KeyError, TypeError):
         return 'broken'
     more = ', more' if surplus > 0 else ''
-    if made_with != (FORMAT, arguments):
+    if made_with != (TASKS[arguments['task']].format, arguments):
         return f'other{more}'
     return 'broken' if surplus < 0 else f'same{more}'
 
@@ -160,8 +159,8 @@ def make_dataset(out: Path, arguments: dict, force: bool = False) -> bool:
     if state == 'other' and not force:
         raise SystemExit(
             f'{out} holds a data set made with other arguments (see its '
-            f'{MANIFEST}). Use --force to replace it, or name another '
-            'folder.'
+            f'{MANIFEST}) or by an earlier version of this tool. Use --force to '
+            'replace it, or name another folder.'
         )
     if state == 'same' and not force:
         print(f'{out} is complete; nothing to do.')

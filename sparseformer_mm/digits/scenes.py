@@ -119,13 +119,17 @@ class Scene:
         return [[*digit.box, digit.label] for digit in self.digits]
 
     def masks(self) -> np.ndarray:
-        """Return the ink of every digit, (num_digits, H, W) bool."""
+        """Return the ink seen of every digit, (num_digits, H, W) bool.
+
+        What lies under the ink of a later digit is not seen.
+        """
         masks = np.zeros((len(self.digits), *self.background.shape[:2]), bool)
-        for mask, digit in zip(masks, self.digits):
+        for number, digit in enumerate(self.digits):
             height, width = digit.alpha.shape
-            mask[digit.y : digit.y + height, digit.x : digit.x + width] = (
-                digit.alpha >= INK
-            )
+            ink = digit.alpha >= INK
+            place = np.s_[..., digit.y : digit.y + height, digit.x : digit.x + width]
+            masks[:number][place] &= ~ink
+            masks[number][place] = ink
         return masks
 
     def label_map(self) -> np.ndarray:

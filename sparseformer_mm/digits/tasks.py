@@ -7,7 +7,7 @@ them in :data:`TASKS`.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Tuple, Union
 
 import cv2
 import numpy as np
@@ -57,6 +57,8 @@ class Task:
         noun: What the task calls its scenes.
         options: Defaults of the arguments which only this task has;
             ``compose`` and ``write`` get their values as keywords.
+        format: Raise it whenever the same arguments give other files than
+            before.
     """
 
     compose: Callable[..., Union[Scene, Clip]]
@@ -70,6 +72,7 @@ class Task:
     samples: int = 40
     noun: str = 'pictures'
     options: Dict[str, Any] = field(default_factory=dict)
+    format: int = 1
 
 
 def compose_single(
@@ -125,16 +128,16 @@ def write_coco(root: Path, split: str, scenes: Iterable[Scene]) -> None:
         height, width = scene.background.shape[:2]
         image_id = index + 1
         images.append(dict(id=image_id, file_name=name, width=width, height=height))
-        areas = scene.masks().sum(axis=(1, 2))
-        for (x1, y1, x2, y2, label), area in zip(scene.boxes(), areas):
+        for (x1, y1, x2, y2, label), mask in zip(scene.boxes(), scene.masks()):
             annotations.append(
                 dict(
                     id=len(annotations) + 1,
                     image_id=image_id,
                     category_id=label + 1,
                     bbox=[x1, y1, x2 - x1, y2 - y1],
-                    area=int(area),
+                    area=int(mask.sum()),
                     iscrowd=0,
+                    segmentation=run_lengths(mask),
                 )
             )
     content = dict(
@@ -147,6 +150,23 @@ def write_coco(root: Path, split: str, scenes: Iterable[Scene]) -> None:
         ],
     )
     write_json(root / f'annotations/instances_{split}.json', content)
+
+
+def run_lengths(mask: np.ndarray) -> Dict[str, List[int]]:
+    """Encode a mask as COCO does without compression.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        ``size``, H and W; and ``counts``, the lengths of the runs of equal
+        pixels down the columns, one column after the other. The first run is
+        one of False, perhaps of length 0.
+    """
+    pixels = mask.ravel(order='F')
+    starts = np.flatnonzero(np.diff(pixels, prepend=False))
+    counts = np.diff(starts, prepend=0, append=pixels.size)
+    return dict(size=list(mask.shape), counts=counts.tolist())
 
 
 def write_masks(root: Path, split: str, scenes: Iterable[Scene]) -> None:
@@ -261,7 +281,7 @@ TASKS: Dict[str, Task] = {
         size=64,
         digit_eighths=(2, 4),
     ),
-    'detection': Task(compose_several, write_coco, draw_boxes, **_SCATTERED),
+    'detection': Task(compose_several, write_coco, draw_boxes, format=2, **_SCATTERED),
     'segmentation': Task(
         compose_several, write_masks, draw_mask, columns=5, **_SCATTERED
     ),

@@ -15,8 +15,9 @@ from helpers.digits import (  # noqa: E402
     check_sources,
     fingerprint,
     make_digits,
+    read_json,
 )
-from sparseformer_mm.digits import scenes  # noqa: E402
+from sparseformer_mm.digits import scenes, tasks  # noqa: E402
 
 
 @pytest.fixture()
@@ -101,6 +102,16 @@ def test_other_arguments_need_force(own_copy):
     assert fingerprint(own_copy) == before
     make_digits(own_copy, '--train', 30, '--val', 20, '--force')
     assert len(list(own_copy.glob('train/*/*.png'))) == 30
+
+
+def test_a_set_of_an_earlier_version_needs_force(own_copy, monkeypatch):
+    before = fingerprint(own_copy)
+    monkeypatch.setattr(tasks.TASKS['classification'], 'format', 2)
+    output = make_digits(own_copy, *SMALL, status=1)
+    assert 'by an earlier version of this tool. Use --force' in output
+    assert fingerprint(own_copy) == before
+    make_digits(own_copy, *SMALL, '--force')
+    assert read_json(own_copy / 'digits_manifest.json')['format'] == 2
 
 
 def test_foreign_folder_is_never_touched(tmp_path):

@@ -46,6 +46,18 @@ def test_boxes_hold_the_ink_exactly():
         assert (masks.sum(axis=0) <= 1).all()
 
 
+def test_masks_are_what_is_seen():
+    """A later digit covers an earlier one; of a soft edge, what is half opaque."""
+    ink = np.array([[0.2, 0.5, 1], [0.4, 1, 1]], np.float32)
+    digits = [
+        scenes.PlacedDigit(label, label, ink, np.ones(3, np.float32), x, y)
+        for label, (x, y) in enumerate([(0, 0), (1, 1)])
+    ]
+    below, above = scenes.Scene(np.zeros((3, 5, 3)), digits).masks()
+    assert np.argwhere(below).tolist() == [[0, 1], [0, 2], [1, 1]]
+    assert np.argwhere(above).tolist() == [[1, 2], [1, 3], [2, 2], [2, 3]]
+
+
 def test_missing_scikit_learn_names_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn', None)
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 cv2 = pytest.importorskip('cv2')
@@ -12,6 +13,7 @@ pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 
 from helpers.digits import read_json  # noqa: E402
 from helpers.scripts import ROOT  # noqa: E402
+from sparseformer_mm.digits import tasks  # noqa: E402
 
 DATASET_CONFIG = ROOT / 'configs/_base_/datasets/digits_segmentation_bs8.py'
 
@@ -94,14 +96,58 @@ def test_boxes_are_valid_coco(scattered):
         assert sorted(histogram) == [1, 2, 3, 4, 5, 6]
         assert sum(histogram.values()) == count
         assert max(histogram.values()) - min(histogram.values()) <= 1
-        # Against its own boxes, pycocotools' metric is perfect.
-        evaluation = pytest.importorskip('pycocotools.cocoeval').COCOeval(
-            coco, coco.loadRes([dict(a, score=1.0) for a in annotations]), 'bbox'
-        )
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-        assert evaluation.stats[0] == pytest.approx(1)
+        # Against its own boxes and masks, pycocotools' metric is perfect.
+        own = coco.loadRes([dict(a, score=1.0) for a in annotations])
+        for kind in ('bbox', 'segm'):
+            evaluation = pytest.importorskip('pycocotools.cocoeval').COCOeval(
+                coco, own, kind
+            )
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            assert evaluation.stats[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    'mask, counts',
+    [
+        ([[0, 0], [0, 0], [0, 0]], [6]),
+        ([[1, 1], [1, 1], [1, 1]], [0, 6]),
+        ([[0, 1], [1, 1], [0, 0]], [1, 1, 1, 2, 1]),
+        ([[1, 0], [0, 0], [0, 1]], [0, 1, 4, 1]),
+    ],
+)
+def test_run_lengths(mask, counts):
+    """Down the columns; the first run is background."""
+    mask = np.array(mask, bool)
+    encoded = tasks.run_lengths(mask)
+    assert encoded == dict(size=[3, 2], counts=counts)
+    coder = pytest.importorskip('pycocotools.mask')
+    decoded = coder.decode(coder.frPyObjects(encoded, 3, 2))
+    assert (decoded == mask).all()
+
+
+def test_instances_are_cut_out_of_the_masks(scattered):
+    """Each digit's ink, decoded: in its box, of its class, and all of it."""
+    coder = pytest.importorskip('pycocotools.mask')
+    det, seg = scattered
+    content = read_json(det / 'annotations/instances_val.json')
+    for image in content['images']:
+        painted = np.zeros((128, 128), np.uint8)
+        for annotation in content['annotations']:
+            if annotation['image_id'] != image['id']:
+                continue
+            mask = annotation['segmentation']
+            assert sorted(mask) == ['counts', 'size'] and mask['size'] == [128, 128]
+            mask = coder.frPyObjects(mask, 128, 128)
+            assert coder.area(mask) == annotation['area']
+            assert coder.toBbox(mask).tolist() == annotation['bbox']
+            mask = coder.decode(mask).astype(bool)
+            assert not painted[mask].any()
+            painted[mask] = annotation['category_id']
+        name = f'ann_dir/val/{image["file_name"]}'
+        truth = cv2.imread(str(seg / name), cv2.IMREAD_UNCHANGED)
+        assert (painted == truth).all()
 
 
 def test_masks_agree_with_boxes(scattered):
@@ -196,6 +242,42 @@ def test_mmdet_reads_boxes(scattered):
             if a['image_id'] == info['img_id']
             for x, y, width, height in [a['bbox']]
         ]
+
+
+def test_mmdet_reads_masks(scattered):
+    """Loaded, they are the ink; scored as predictions, all of it is found."""
+    pytest.importorskip('mmdet', reason='needs mmdet')
+    from mmdet.datasets import CocoDataset
+    from mmdet.datasets.transforms import LoadAnnotations
+    from mmdet.evaluation import CocoMetric
+
+    det, seg = scattered
+    dataset = CocoDataset(
+        ann_file='annotations/instances_val.json',
+        data_root=str(det),
+        data_prefix=dict(img='val/'),
+        metainfo=dict(classes=tuple('0123456789')),
+    )
+    metric = CocoMetric(dataset.ann_file, metric=['bbox', 'segm'], classwise=False)
+    metric.dataset_meta = dataset.metainfo
+    load = LoadAnnotations(with_mask=True, poly2mask=True)
+    for index in range(21):
+        info = dict(dataset.get_data_info(index), ori_shape=(128, 128))
+        loaded = load(dict(info, img_shape=(128, 128), ignore_flag=False))
+        masks, labels = loaded['gt_masks'].masks, loaded['gt_bboxes_labels']
+        name = seg / f'ann_dir/val/{index:06d}.png'
+        truth = cv2.imread(str(name), cv2.IMREAD_UNCHANGED)
+        assert ((masks * (labels + 1)[:, None, None]).sum(0) == truth).all()
+        found = dict(
+            bboxes=loaded['gt_bboxes'].tensor,
+            labels=torch.from_numpy(labels),
+            scores=torch.ones(len(labels)),
+            masks=torch.from_numpy(masks.astype(bool)),
+        )
+        sample = dict(img_id=info['img_id'], ori_shape=(128, 128), pred_instances=found)
+        metric.process({}, [sample])
+    figures = metric.evaluate(21)
+    assert figures['coco/bbox_mAP'] == figures['coco/segm_mAP'] == 1.0
 
 
 def test_mmseg_reads_masks(scattered):

@@ -27,7 +27,8 @@ Layout of ``--task detection``, 1 to 6 digits per picture, COCO, mmdet's
     OUT/val/<number>.png      OUT/annotations/instances_val.json
 
 The categories 1 to 10 are named '0' to '9'. A box lies around the ink of its
-digit, its area is the number of ink pixels.
+digit, its area is the number of ink pixels, and its ``segmentation`` is these
+pixels, as run lengths without compression.
 
 Layout of ``--task segmentation``, the same scenes as those of ``detection``,
 mmseg's ``BaseSegDataset``::
@@ -81,8 +82,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         choices=sorted(TASKS),
         default='classification',
         help='classification: one digit per picture, a folder per class; detection: 1 '
-        'to 6 digits, COCO boxes; segmentation: 1 to 6 digits, masks; video: clips '
-        'of one digit, classes are motions (default: %(default)s)',
+        'to 6 digits, boxes and masks of each as COCO has them; segmentation: 1 to 6 '
+        'digits, a mask per picture; video: clips of one digit, classes are motions '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--train',
