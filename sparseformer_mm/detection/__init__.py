@@ -1,6 +1,7 @@
 """Detection with mmdet, the only place that imports it."""
 
+from .data_preprocessor import DetDataPreprocessor
 from .detector import SparseFormerDetector
 from .head import SparseFormerHead
 
-__all__ = ['SparseFormerDetector', 'SparseFormerHead']
+__all__ = ['DetDataPreprocessor', 'SparseFormerDetector', 'SparseFormerHead']

@@ -2,6 +2,7 @@
 
 from . import flops  # noqa: F401, registers formulas
 from .decoding import AdaptiveMixing, LinearDecoding, StaticMixing
+from .maps import LocationAwareMaps
 from .sparseformer import SparseFormer
 from .stem import EarlyConv, PatchEmbed, RawPixels
 from .tokens import SparseFormerOutput, StageRecord
@@ -13,6 +14,7 @@ __all__ = [
     'AdaptiveMixing',
     'StaticMixing',
     'LinearDecoding',
+    'LocationAwareMaps',
     'EarlyConv',
     'PatchEmbed',
     'RawPixels',

@@ -86,6 +86,47 @@ def check_stages(depth: int, frozen_stages: int, out_indices: Sequence[int]):
         )
 
 
+def check_maps(strides, channels, stem_stride: int, spatial_dims: int) -> dict:
+    """Raise ValueError unless a stem of this stride can give such maps.
+
+    Args:
+        strides: of the maps.
+        channels: of all of them, or of each; None is 256.
+        stem_stride: of the map that there is.
+        spatial_dims: 2 for images.
+
+    Returns:
+        dict: ``strides`` and ``channels``, lists of the same length.
+    """
+    if spatial_dims != 2:
+        raise ValueError(
+            f"out_type='maps' is for images, not for spatial_dims={spatial_dims}: use "
+            "'tokens', whose image_feature and rois have a time axis"
+        )
+    many = isinstance(strides, Sequence) and not isinstance(strides, str)
+    if not many or not strides:
+        raise ValueError(f'map_strides={strides!r} must be a list like (4, 8, 16, 32)')
+    before = stem_stride
+    for index, stride in enumerate(strides):
+        repeated = index and stride == before
+        if check_count('map_strides', stride) % before or repeated:
+            raise ValueError(
+                f'map_strides={strides!r}: the first must be a multiple of the '
+                f"stem's stride, {stem_stride}, and each other of the one before, for "
+                f'instance {tuple(stem_stride * 2**i for i in range(len(strides)))}'
+            )
+        before = stride
+    if not isinstance(channels, Sequence) or isinstance(channels, str):
+        channels = [256 if channels is None else channels] * len(strides)
+    if len(channels) != len(strides):
+        raise ValueError(
+            f'map_channels={channels!r} must be one number, or one for each of '
+            f'map_strides={strides!r}'
+        )
+    channels = [check_count('map_channels', number) for number in channels]
+    return dict(strides=[int(stride) for stride in strides], channels=channels)
+
+
 def check_input(inputs: Tensor, spatial_dims: int, channels: int):
     """Raise an error unless a batch is (B, channels, H, W), or with T for D = 3.
 

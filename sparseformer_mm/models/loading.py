@@ -82,9 +82,10 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         prefix: of the model's own names in it.
 
     Raises:
-        RuntimeError: for missing keys, for mismatched ones that a different number of
-            tokens or points does not explain, and for unexpected ones (a classifier,
-            ``head.*``, may be there), unless ``model.allow_partial_load``; also if
+        RuntimeError: for missing keys (but a map decoder may be, all of it), for
+            mismatched ones that a different number of tokens or points does not
+            explain, and for unexpected ones (a classifier, ``head.*``, or a map decoder
+            may be there), unless ``model.allow_partial_load``; also if
             something would be re-initialised and ``model.allow_reinit`` is False.
         CheckpointError: see :func:`~.layouts.find_weights`.
     """
@@ -99,8 +100,10 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     fitted = {k: v for k, v in fitted.items() if own[k].shape == v.shape}
     missing = [key for key in own if key not in source and key not in redrawn]
     extra = [key for key in source if key not in own]
-    classifier = [key for key in extra if key.startswith('head.')]
-    unexpected += [key for key in extra if key not in classifier]
+    unneeded = {'classifier': 'head.'}
+    if model.map_decoder is None:
+        unneeded['map decoder'] = 'map_decoder.'
+    unexpected += [k for k in extra if not k.startswith(tuple(unneeded.values()))]
 
     num_loaded = len([key for key in fitted if key not in redrawn])
     message = f'SparseFormer: {num_loaded}/{len(own)} tensors loaded'
@@ -108,9 +111,10 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     if reasons:
         message += f'; {"; ".join(reasons)}'
     if redrawn:
-        message += f'; re-initialised: {", ".join(redrawn)}'
-    if classifier:
-        message += f'; classifier left out: {_shorten(classifier)}'
+        message += f'; re-initialised: {_shorten(redrawn)}'
+    for part, start in unneeded.items():
+        left = [key for key in extra if key.startswith(start)]
+        message += f'; {part} left out: {_shorten(left)}' if left else ''
     problems = ''
     if missing:
         problems += f'; missing keys: {_shorten(missing)}'
@@ -202,6 +206,11 @@ def _fit(
     if rois is not None and len(rois) != len(own_rois):
         redrawn += ['latent.token_embeddings', 'latent.token_rois']
         reasons.append(f'{len(own_rois)} tokens here, {len(rois)} in the checkpoint')
+
+    maps = [key for key in own if key.startswith('map_decoder.')]
+    if maps and source and not any(key in source for key in maps):
+        redrawn += maps
+        reasons.append('no map decoder in the checkpoint')
 
     num_points = model.arch['num_points']
     biases = [v for k, v in source.items() if k.endswith('sampler.bias')]

@@ -4,11 +4,12 @@ Libraries pad the images of a batch to the right and below. ``valid_shapes`` say
 much of the input is image, (height, width) in pixels of each; ``extents`` says the
 same of the map that tokens sample, (B, D) in its pixels, x first. Where both are None
 nothing is padded. The model sees no padding; a dense head needs :func:`inside_images`
-and :func:`repeat_edges`, and a library's model :class:`PaddingAware`.
+and :func:`repeat_edges`. A library's model hands its backbone nothing but the padded
+tensor: :func:`note_sizes` leaves the sizes on it, in the data preprocessor of any model
+(:class:`NotesSizes`) and in the models of this package (:class:`PaddingAware`).
 """
 
 import operator
-from contextlib import contextmanager
 from typing import List, Optional, Sequence, Tuple
 
 import torch
@@ -132,49 +133,47 @@ def valid_shapes_of(data_samples) -> Optional[List[Tuple[int, int]]]:
     return [tuple(shape[:2]) for shape in shapes]
 
 
-class PaddingAware:
-    """Mix-in in front of a detector or segmentor: padding does not exist for it.
+def note_sizes(inputs: Tensor, data_samples) -> None:
+    """Leave the sizes of a batch's images on the tensor that holds them."""
+    if isinstance(inputs, Tensor):
+        inputs.valid_shapes = valid_shapes_of(data_samples)
+
+
+def noted_shapes(inputs: Tensor) -> Optional[List[Tuple[int, int]]]:
+    """What :func:`note_sizes` left on a batch; None for what was cut out of one."""
+    return getattr(inputs, 'valid_shapes', None)
+
+
+class NotesSizes:
+    """Mix-in in front of a data preprocessor: padding does not exist for SparseFormer.
 
     The libraries' data preprocessors pad the images of a batch to a common size on
     the right and below, and the models give their backbone nothing but the padded
-    tensor. This passes the images' own sizes (``img_shape`` of the data samples) on to
-    :meth:`.SparseFormer.forward`. (A ``Pad`` step of a pipeline overwrites
-    ``img_shape``: what it adds counts as image.)
+    tensor. This leaves the images' own sizes (``img_shape`` of the data samples) on it,
+    where :meth:`.SparseFormer.forward` finds them. (A ``Pad`` step of a pipeline
+    overwrites ``img_shape``: what it adds counts as image.)
 
-    Parts of the batch that a model cuts out by itself (sliding windows) are taken as
-    images of their own.
+    Parts of the batch that a model cuts out by itself (sliding windows) are tensors of
+    their own, and taken as images of their own.
     """
 
-    _known = (None, None)
-
-    @contextmanager
-    def _knowing(self, inputs, data_samples):
-        self._known = inputs, valid_shapes_of(data_samples)
-        try:
-            yield
-        finally:
-            self._known = None, None
-
-    def loss(self, inputs, data_samples, *args, **kwargs):
+    def forward(self, data: dict, training: bool = False) -> dict:
         """Same as the library's."""
-        with self._knowing(inputs, data_samples):
-            return super().loss(inputs, data_samples, *args, **kwargs)
+        data = super().forward(data, training)
+        note_sizes(data['inputs'], data.get('data_samples'))
+        return data
 
-    def predict(self, inputs, data_samples=None, *args, **kwargs):
+
+class PaddingAware:
+    """Mix-in in front of a detector or segmentor, with any data preprocessor.
+
+    As :class:`NotesSizes`, for a batch that is given to the model itself.
+    """
+
+    def forward(self, inputs, data_samples=None, *args, **kwargs):
         """Same as the library's."""
-        with self._knowing(inputs, data_samples):
-            return super().predict(inputs, data_samples, *args, **kwargs)
-
-    def _forward(self, inputs, data_samples=None):
-        with self._knowing(inputs, data_samples):
-            return super()._forward(inputs, data_samples)
-
-    def extract_feat(self, inputs):
-        """Run the backbone (and neck) on the images without their padding."""
-        batch, shapes = self._known
-        shapes = shapes if inputs is batch else None
-        outputs = self.backbone(inputs, valid_shapes=shapes)
-        return self.neck(outputs) if self.with_neck else outputs
+        note_sizes(inputs, data_samples)
+        return super().forward(inputs, data_samples, *args, **kwargs)
 
 
 def check_backbone(backbone: nn.Module, host: str, host_library: str):

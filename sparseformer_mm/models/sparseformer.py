@@ -20,12 +20,13 @@ from .arguments import (
     check_dims,
     check_drop_path,
     check_input,
+    check_maps,
     check_stages,
 )
 from .blocks import FFN, Attention, Block, RoIAdjust
 from .loading import load_into_backbone
 from .ops import autocast_dtype, is_tracing, make_linear, project
-from .padding import make_map
+from .padding import make_map, noted_shapes
 from .sampling import SparseSampling
 from .tokens import LatentTokens, SparseFormerOutput, StageRecord
 
@@ -33,6 +34,7 @@ STEMS = dict(early_conv='EarlyConv', patch_embed='PatchEmbed', pixel='RawPixels'
 DECODINGS = dict(
     adaptive='AdaptiveMixing', static='StaticMixing', linear='LinearDecoding'
 )
+MAP_DECODERS = dict(location_aware='LocationAwareMaps')
 
 
 @MMENGINE_MODELS.register_module()
@@ -73,7 +75,13 @@ class SparseFormer(BaseModule):
             names the last rate only.)
         limit_coord_grad: clamp the gradient of every sampling coordinate to
             +-1 / (map height), as the authors do.
-        out_type: 'pooled', 'featmap' or 'tokens', see Returns of :meth:`forward`.
+        out_type: 'pooled', 'featmap', 'tokens' or 'maps', see Returns of
+            :meth:`forward`.
+        map_strides: of 'maps' (images only), in pixels of the input: rising, each a
+            multiple of the one before, the first of the stem's stride.
+        map_channels: of 'maps', one number or one per stride. None is 256.
+        map_decoder: what restores 'maps' from tokens: 'location_aware'
+            (:class:`.LocationAwareMaps`), or dict(type=...).
         out_indices: cortex blocks (negative ones count from the last) whose tokens
             'tokens' gives as ``block_tokens``, for heads with auxiliary losses.
         frozen_stages: -1 trains everything; 0 freezes the stem, 1 also the initial
@@ -121,6 +129,9 @@ class SparseFormer(BaseModule):
         drop_path_rate: float = 0.0,
         limit_coord_grad: bool = True,
         out_type: str = 'pooled',
+        map_strides: Sequence[int] = (4, 8, 16, 32),
+        map_channels: Union[int, Sequence[int], None] = None,
+        map_decoder: Union[str, dict] = 'location_aware',
         out_indices: Sequence[int] = (-1,),
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -142,7 +153,7 @@ class SparseFormer(BaseModule):
             ffn_ratio=ffn_ratio,
         )
         depth = arch['cortex_depth']
-        check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens'))
+        check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens', 'maps'))
         check_dims(spatial_dims, token_inflation)
         check_drop_path(drop_path_rate)
         check_stages(depth, frozen_stages, out_indices)
@@ -209,6 +220,20 @@ class SparseFormer(BaseModule):
             for i in range(arch['cortex_depth'])
         )
         self.norm = nn.LayerNorm(arch['cortex_dims'], eps=1e-6)
+        self.map_decoder = None
+        if out_type == 'maps':
+            self.map_decoder = build_part(
+                as_cfg('map_decoder', map_decoder, MAP_DECODERS),
+                feat_channels=self.stem.out_channels,
+                token_dims=arch['cortex_dims'],
+                in_stride=self.stem.stride,
+                **check_maps(map_strides, map_channels, self.stem.stride, spatial_dims),
+            )
+        elif map_channels is not None:
+            raise ValueError(
+                f'map_channels={map_channels!r} belongs to out_type={"maps"!r}, not to '
+                f'out_type={out_type!r}: set the former, or leave out map_channels'
+            )
 
         num_runs = self.focusing_repeats + arch['cortex_depth']
         self.drop_path_rates = [
@@ -233,7 +258,8 @@ class SparseFormer(BaseModule):
             valid_shapes: (height, width) in pixels of each image, where images were
                 padded to the right and below to a common size. RoIs and points are in
                 units of the image, and nothing depends on the padding or what it
-                holds. None: there is none.
+                holds. None: those that a :class:`~.padding.NotesSizes` left on
+                ``inputs``; else there is no padding.
 
         Returns:
             ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens,
@@ -241,7 +267,10 @@ class SparseFormer(BaseModule):
             (configs with a pooling neck or head), as ``(map,)`` with map
             (B, d_c, 1, 1) for images, and for videos as the tensor (B, d_c, 1, 1, 1)
             itself, which is what mmaction2's heads take;
-            a :class:`SparseFormerOutput` for 'tokens'.
+            a :class:`SparseFormerOutput` for 'tokens';
+            for 'maps' a tuple of maps (B, C_l, ceil(H / s_l), ceil(W / s_l)), one for
+            each s_l of ``map_strides``, as the backbones of mmdet and mmseg give them,
+            zero where padded.
 
         Raises:
             ValueError: for an input of another rank or number of channels or without
@@ -251,6 +280,10 @@ class SparseFormer(BaseModule):
         outputs = self.forward_intermediates(inputs, valid_shapes)
         if self.out_type == 'tokens':
             return outputs
+        if self.out_type == 'maps':
+            if self.with_cp and torch.is_grad_enabled():
+                return checkpoint(self.map_decoder, outputs, use_reentrant=False)
+            return self.map_decoder(outputs)
         pooled = outputs.pooled
         if self.out_type == 'featmap':
             pooled = pooled[(...,) + (None,) * self.spatial_dims]
@@ -283,6 +316,8 @@ class SparseFormer(BaseModule):
         check_input(inputs, self.spatial_dims, self.stem.in_channels)
         if self.training and not is_tracing():
             self._check_loss_scale(inputs.device.type)
+        if valid_shapes is None:
+            valid_shapes = noted_shapes(inputs)
         feature, extents = make_map(self.stem, inputs, valid_shapes)
         batch = inputs.shape[0]
         rates = iter(self.drop_path_rates)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import SparseFormerOutput, StageRecord
+from ..models.padding import noted_shapes
 from ..models.rois import rois_to_corners
 
 #: What a figure can show of a :class:`Look`.
@@ -168,6 +169,8 @@ def record(model: nn.Module) -> Iterator[List[Call]]:
     forward_intermediates = backbone.forward_intermediates
 
     def recorded(inputs, valid_shapes=None):
+        if valid_shapes is None:
+            valid_shapes = noted_shapes(inputs)
         outputs = forward_intermediates(inputs, valid_shapes)
         height, width = inputs.shape[-2:] if valid_shapes is None else valid_shapes[0]
         calls.append(Call(_position(inputs), (width, height), outputs))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import SparseFormer
-from ..models.padding import PaddingAware, valid_shapes_of
+from ..models.padding import PaddingAware, note_sizes, noted_shapes
 from ..utils.modes import evaluating
 from .recording import Call, Frame, Look, picture_stages, spread
 from .truth import own_boxes, path_of, read_boxes
@@ -142,9 +142,9 @@ def look_at_sample(model: nn.Module, sample: Sample) -> Look:
         inputs = inputs[:, 0]
     elif inputs.dim() == 5 and backbone.spatial_dims == 2:  # frames first
         inputs = inputs[:, inputs.shape[1] // 2]
-    shapes = None
     if isinstance(model, PaddingAware):
-        shapes = valid_shapes_of(data.get('data_samples'))
+        note_sizes(inputs, data.get('data_samples'))
+    shapes = noted_shapes(inputs)
     with evaluating(backbone):
         outputs = backbone.forward_intermediates(inputs, shapes)
     shape = height, width = shapes[0] if shapes else inputs.shape[-2:]

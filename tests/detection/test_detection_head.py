@@ -180,7 +180,7 @@ def test_predictions_are_pixels_of_the_original_image(head):
     outputs = model.backbone(inputs, valid_shapes=SHAPES)
     plain_scores, plain_boxes = model.bbox_head(outputs)
     scaled = model.bbox_head.predict(outputs, samples, rescale=False)
-    results = model.predict(inputs, samples)
+    results = model(inputs, samples, mode='predict')
     assert [len(r.pred_instances) for r in results] == [24 if head else 6] * 3
     found, network = results[0].pred_instances, scaled[0]
     if head:

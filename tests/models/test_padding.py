@@ -5,8 +5,11 @@ import torch
 
 from helpers.small_model import small_model
 from sparseformer_mm.models.padding import (
+    NotesSizes,
     PaddingAware,
     inside_images,
+    note_sizes,
+    noted_shapes,
     repeat_edges,
     valid_shapes_of,
 )
@@ -150,35 +153,51 @@ class _Sample:
 
 
 class _Host(torch.nn.Module):
-    with_neck = False
+    """A library's model: its backbone gets the batch, or a part of it."""
 
-    def loss(self, inputs, data_samples):
-        return self.extract_feat(inputs)
+    def forward(self, inputs, data_samples=None, window=None):
+        return noted_shapes(inputs[..., :window] if window else inputs)
 
-    def predict(self, inputs, data_samples=None, rescale=True):
-        return self.extract_feat(inputs if rescale else inputs[..., :16])
 
-    def _forward(self, inputs, data_samples=None):
-        if data_samples == 'error':
-            raise RuntimeError
-        return self.extract_feat(inputs)
+class _Preprocessor(torch.nn.Module):
+    def forward(self, data, training=False):
+        return dict(data, inputs=data['inputs'] + (1 if training else 0))
 
 
 class _Model(PaddingAware, _Host):
-    def __init__(self):
-        super().__init__()
-        self.backbone = lambda inputs, valid_shapes=None: valid_shapes
+    pass
 
 
-def test_mixin_tells_the_backbone():
-    model, inputs = _Model(), torch.zeros(2, 3, 32, 32)
+class _Notes(NotesSizes, _Preprocessor):
+    pass
+
+
+@pytest.mark.parametrize('by', ['model', 'preprocessor'])
+def test_sizes_are_left_on_the_batch(by):
+    inputs = torch.zeros(2, 3, 32, 32)
     samples = [_Sample(img_shape=(20, 32)), _Sample(img_shape=(32, 24, 3))]
-    for method in (model.loss, model.predict, model._forward):
-        assert method(inputs, samples) == [(20, 32), (32, 24)]
-        assert method(inputs, [_Sample(), _Sample(img_shape=(1, 1))]) is None
-    assert model.predict(inputs, samples, rescale=False) is None
-    assert model.predict(inputs) is None
-    with pytest.raises(AttributeError):
-        model._forward(inputs, 'error')
-    assert model.extract_feat(inputs) is None  # nothing is left behind
+
+    def told(samples, window=None):
+        if by == 'model':
+            return _Model()(inputs, samples, window)
+        data = _Notes()(dict(inputs=inputs, data_samples=samples), True)
+        return _Host()(**data, window=window)
+
+    assert told(samples) == [(20, 32), (32, 24)]
+    assert told([_Sample(), _Sample(img_shape=(1, 1))]) is None
+    assert told(samples, window=16) is None  # an image of its own
+    assert told(None) is None  # nothing of the batch before is left
     assert valid_shapes_of(None) is None
+
+
+def test_the_backbone_finds_the_sizes():
+    model, images = make_model(), make_images()
+    batch = pad(images, 50, 66, 9.0)
+    expected = model(batch, valid_shapes=SHAPES)
+    note_sizes(batch, [_Sample(img_shape=shape) for shape in SHAPES])
+    outputs = model(batch)
+    assert torch.equal(outputs.tokens, expected.tokens)
+    assert torch.equal(outputs.map_extents, expected.map_extents)
+    # What is said counts more than what was left.
+    whole = model(batch, valid_shapes=[(50, 66)] * 3)
+    assert whole.map_extents is None
