@@ -1,7 +1,9 @@
 """Hooks for mmengine's runner."""
 
-from typing import Dict, Mapping, Optional
+from collections.abc import Mapping
+from typing import Dict, Optional
 
+import torch
 from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -9,6 +11,7 @@ from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.arguments import check_count
 from ..models.files import check_resumable
 from ..models.layouts import MARKERS
 from ..models.loading import convert_checkpoint
@@ -27,13 +30,22 @@ def unwrap_model(model):
 
 @HOOKS.register_module()
 class LossScaleHook(Hook):
-    """Tell SparseFormer the loss scale of ``AmpOptimWrapper`` before each iteration.
+    """Tell SparseFormer by what the loss is multiplied, before each iteration.
 
     SparseFormer clamps the gradients of its sampling coordinates to an absolute
-    limit; while the loss is scaled (float16 training), the limit has to be scaled by
-    the same factor. Without loss scaling the factor is 1. (Accumulating gradients
-    over k iterations divides the loss, not the limit: k small batches then have the
-    gradients of one large batch.)
+    limit; while ``AmpOptimWrapper`` scales the loss (float16 training), the limit has
+    to be scaled by the same factor. Without loss scaling the factor is 1.
+
+    The authors' limit holds for the mean loss over the images of one process: the
+    same batch on twice as many processes has coordinates with twice the gradients
+    under the same limit, and is limited more. With ``limit_batch_size`` it holds for
+    a mean over that many images, and gradients do not depend on how a batch is split
+    over processes and accumulation steps.
+
+    Args:
+        limit_batch_size: images over whose mean loss the limit holds, such as the
+            images per process of a recipe that now runs on another number of
+            processes. None: as many as a process has.
 
     Example:
         >>> custom_hooks = [dict(type='sparseformer_mm.LossScaleHook')]
@@ -41,38 +53,69 @@ class LossScaleHook(Hook):
 
     priority = 'VERY_HIGH'
 
+    def __init__(self, limit_batch_size: Optional[int] = None):
+        if limit_batch_size is not None:
+            limit_batch_size = check_count('limit_batch_size', limit_batch_size)
+        self.limit_batch_size = limit_batch_size
+
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        """Pass the current scale on to every sampling stage of the model.
+        """Pass the current factor on to every sampling stage of the model.
 
         Raises:
-            ValueError: if optimizer wrappers of one model scale differently.
+            ValueError: if optimizer wrappers of one model scale differently, or the
+                number of images in the batch is asked for and cannot be found.
         """
-        scale = self._loss_scale(runner.optim_wrapper)
-        if scale is None:
+        wrapper = runner.optim_wrapper
+        wrappers = (
+            list(wrapper.values())
+            if isinstance(wrapper, OptimWrapperDict)
+            else [wrapper]
+        )
+        factors = {self._factor(wrapper, data_batch) for wrapper in wrappers}
+        if len(factors) > 1:
+            raise ValueError(
+                f'LossScaleHook found different loss scales {sorted(factors, key=str)} '
+                'in the optimizer wrappers of one model; give them one scaler, or '
+                'bfloat16, which needs none'
+            )
+        (factor,) = factors
+        if factor is None:
             return
         for module in unwrap_model(runner.model).modules():
             if isinstance(module, SparseSampling):
-                module.set_loss_scale(scale)
+                module.set_loss_scale(factor)
 
-    @staticmethod
-    def _loss_scale(optim_wrapper) -> Optional[float]:
-        """The factor on the loss, None if it is not known."""
-        if isinstance(optim_wrapper, OptimWrapperDict):
-            scales = {
-                LossScaleHook._loss_scale(wrapper) for wrapper in optim_wrapper.values()
-            }
-            if len(scales) > 1:
-                raise ValueError(
-                    'LossScaleHook found different loss scales '
-                    f'{sorted(scales, key=str)} in the optimizer wrappers of one '
-                    'model; give them one scaler, or bfloat16, which needs none'
-                )
-            return scales.pop()
+    def _factor(self, optim_wrapper, data_batch) -> Optional[float]:
+        """What the limit is multiplied by, None if that is not known."""
         if hasattr(optim_wrapper, 'loss_scaler'):
-            return optim_wrapper.loss_scaler.get_scale()
-        # Wrappers of Apex and DeepSpeed scale out of sight: leave the model warn.
-        scales_itself = type(optim_wrapper).__name__.startswith(('Apex', 'DeepSpeed'))
-        return None if scales_itself else 1.0
+            factor = optim_wrapper.loss_scaler.get_scale()
+        elif type(optim_wrapper).__name__.startswith(('Apex', 'DeepSpeed')):
+            return None  # these scale out of sight: leave the model warn
+        else:
+            factor = 1.0
+        if self.limit_batch_size is None:
+            return factor
+        images = _count_images(data_batch)
+        # Accumulating divides the loss by the number of steps.
+        steps = 1 / optim_wrapper.scale_loss(torch.ones((), dtype=torch.float64)).item()
+        return factor * self.limit_batch_size / (images * steps)
+
+
+def _count_images(data_batch) -> int:
+    """Images (or clips) in what a data loader gives for one iteration."""
+    if isinstance(data_batch, Mapping):
+        data_batch = data_batch.get('inputs')
+    if isinstance(data_batch, Mapping):  # of branches, as in semi-supervised training
+        return sum(map(_count_images, data_batch.values()))
+    try:
+        if isinstance(data_batch[0], (list, tuple)):  # views
+            return sum(map(len, data_batch))
+        return len(data_batch)
+    except (TypeError, IndexError):
+        raise ValueError(
+            'limit_batch_size of LossScaleHook needs batches with their images under '
+            f"'inputs', got {type(data_batch).__name__}; leave it out"
+        ) from None
 
 
 def state_for(model: nn.Module, checkpoint: Mapping) -> Optional[Dict[str, Tensor]]:

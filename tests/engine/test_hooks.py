@@ -8,8 +8,9 @@ from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
+from helpers.numerics import assert_near
 from sparseformer_mm import SparseFormer
-from sparseformer_mm.engine import LossScaleHook
+from sparseformer_mm.engine import LossScaleHook, hooks
 
 ARCH = dict(
     num_tokens=4,
@@ -104,16 +105,68 @@ def test_several_optimizers_must_agree():
     def wrapper(scale):
         return SimpleNamespace(loss_scaler=SimpleNamespace(get_scale=lambda: scale))
 
-    def together(*scales):
-        result = OptimWrapperDict.__new__(OptimWrapperDict)
-        result.optim_wrappers = {str(i): wrapper(s) for i, s in enumerate(scales)}
-        return result
+    def run(*scales):
+        together = OptimWrapperDict.__new__(OptimWrapperDict)
+        together.optim_wrappers = {str(i): wrapper(s) for i, s in enumerate(scales)}
+        model = ToyModel()
+        runner = SimpleNamespace(model=model, optim_wrapper=together)
+        LossScaleHook().before_train_iter(runner, 0)
+        return model.backbone.focusing.sampler.loss_scale
 
-    assert LossScaleHook._loss_scale(together(4.0, 4.0)) == 4.0
+    assert run(4.0, 4.0) == 4.0
     with pytest.raises(
         ValueError, match=r'different loss scales \[2.0, 4.0\].*one scaler'
     ):
-        LossScaleHook._loss_scale(together(4.0, 2.0))
+        run(4.0, 2.0)
+
+
+def split_gradient(limit_batch_size, processes=1, steps=1):
+    """Of a batch of 8 that is split, as DDP averages it, for the sampling points."""
+    torch.manual_seed(0)
+    model = ToyModel()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    images = torch.randn(8, 3, 32, 32)
+    wrapper = OptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=0.0), accumulative_counts=steps
+    )
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper)
+    hook = LossScaleHook(limit_batch_size)
+    for part in images.chunk(processes * steps):
+        batch = dict(inputs=dict(x=part))
+        hook.before_train_iter(runner, 0, batch)
+        loss = 1e4 * model(batch['inputs'], mode='loss')['loss']
+        wrapper.scale_loss(loss).backward()
+    return model.backbone.focusing.sampler.bias.grad / processes
+
+
+def test_the_limit_does_not_depend_on_how_a_batch_is_split(float64):
+    whole = split_gradient(4)
+    for split in (dict(processes=4), dict(steps=4), dict(processes=2, steps=2)):
+        assert_near(split_gradient(4, **split), whole, 1e-9)
+    # The authors' form: two processes of 4 images are what the number stands for.
+    assert_near(split_gradient(None, processes=2), whole, 1e-9)
+    assert (split_gradient(None, processes=4) / whole).abs().max() < 0.9
+    unlimited = split_gradient(10**9)
+    assert whole.abs().sum() < 0.9 * unlimited.abs().sum()
+
+
+def test_batches_whose_images_are_counted():
+    image = torch.zeros(3, 4, 4)
+    counts = {
+        2: [dict(inputs=[image] * 2), dict(inputs=torch.zeros(2, 3, 4, 4))],
+        4: [
+            dict(inputs=[[image] * 2] * 2),
+            dict(inputs=dict(a=[image], b=[image] * 3)),
+        ],
+    }
+    for count, batches in counts.items():
+        assert [hooks._count_images(batch) for batch in batches] == [count] * 2
+    for batch in (None, dict(images=[image]), dict(inputs=[])):
+        with pytest.raises(ValueError, match='limit_batch_size .* under .inputs.'):
+            hooks._count_images(batch)
+    with pytest.raises(ValueError, match='limit_batch_size=0'):
+        LossScaleHook(0)
 
 
 def test_wrappers_that_scale_out_of_sight_leave_the_warning_on():
