@@ -169,7 +169,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     check_folder(cfg.work_dir)
     merge_args(cfg, args)
     runner = build_runner(cfg)
-    if cfg.get('resume'):
+    # (FlexibleRunner builds its model later.)
+    if cfg.get('resume') and isinstance(runner.model, torch.nn.Module):
         forbid_reinit(runner.model)
     with explain_errors():
         runner.train()

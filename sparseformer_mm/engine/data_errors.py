@@ -7,6 +7,8 @@ from json import JSONDecodeError
 from types import FrameType
 from typing import Any, Iterator, List, Optional
 
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
 from .datasets import data_infos, find_checker, find_step, plain_datasets, source_of
 from .pictures import load_problem, missing_or_empty
 from .problems import DatasetError
@@ -62,8 +64,10 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 
 def _is_building(frame: FrameType) -> bool:
     """Whether a frame is of a data set that is being made."""
-    of_dataset = hasattr(frame.f_locals.get('self'), 'load_data_list')
-    return of_dataset and frame.f_code.co_name in _READING
+    if frame.f_code.co_name not in _READING:
+        return False
+    # Of the class: an object that is half made may not even be asked for attributes.
+    return hasattr(type(frame.f_locals.get('self')), 'load_data_list')
 
 
 def _is_ours(error: BaseException, frame: FrameType) -> bool:
@@ -121,7 +125,8 @@ def _explain_building(dataset: Any, error: BaseException) -> Optional[str]:
 
 def _loaded_dataset(frame: FrameType) -> Any:
     """The data set of torch's loader, if a frame is one of its methods."""
-    return getattr(frame.f_locals.get('self'), '_dataset', None)
+    owner = frame.f_locals.get('self')
+    return owner._dataset if isinstance(owner, _BaseDataLoaderIter) else None
 
 
 def _explain_loading(dataset: Any, text: str) -> Optional[str]:

@@ -322,6 +322,22 @@ def test_other_errors_are_left_alone():
     assert explain_data_error(DatasetError('all said')) == 'all said'
 
 
+class HalfMade:
+    """As a wrapper whose ``__init__`` failed before it knew what it wraps."""
+
+    def __getattr__(self, name):
+        return getattr(self.wrapped, name)
+
+    def full_init(self):
+        raise RuntimeError('no accelerator')
+
+
+def test_objects_that_are_half_made_are_not_asked():
+    with pytest.raises(RuntimeError) as error:
+        HalfMade().full_init()
+    assert explain_data_error(error.value) is None
+
+
 def test_a_misspelt_pipeline_is_no_fault_of_the_data():
     with pytest.raises(Exception) as error:
         Pictures('ab', pipeline=[dict(type='NoSuchStep')])
