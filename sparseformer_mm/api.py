@@ -18,7 +18,7 @@ from .models import SparseFormer, SparseFormerOutput
 from .models.arch import ARCHS
 from .models.arguments import check_count
 from .models.files import load_checkpoint
-from .models.layouts import CheckpointError, find_weights, split_classifier
+from .models.finding import CheckpointError, find_weights, split_classifier
 
 
 class SparseFormerClassifier(nn.Module):

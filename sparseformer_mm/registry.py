@@ -43,7 +43,7 @@ OPTIM_WRAPPERS = Registry(
 
 
 def build_part(cfg: dict, **kwargs):
-    """Build a stem or a decoding, whatever the default scope of the config is.
+    """Build a part of a backbone, whatever the default scope of the config is.
 
     A type without prefix is searched in this package's registry, then in mmengine's.
 
@@ -66,7 +66,8 @@ def build_part(cfg: dict, **kwargs):
     with MODELS.switch_scope_and_registry('sparseformer_mm') as registry:
         if isinstance(cfg['type'], str) and registry.get(cfg['type']) is None:
             raise ValueError(
-                f'type={cfg["type"]!r} of a stem or decoding is not registered: import '
-                'the module that registers it (custom_imports), or correct the name'
+                f'type={cfg["type"]!r} of a stem, decoding or other part is not '
+                'registered: import the module that does so (custom_imports), or '
+                'correct the name'
             )
     return MODELS.build(dict(cfg, **kwargs, _scope_='sparseformer_mm'))

@@ -40,6 +40,11 @@ def video_v2():
     return Golden('video_v2.npz')
 
 
+@pytest.fixture(scope='session')
+def bootstrapped_v2():
+    return Golden('bootstrapped_v2.npz')
+
+
 @pytest.fixture
 def float64():
     """New numbers have 64 bits, so that what is the same by algebra is within 1e-7 on

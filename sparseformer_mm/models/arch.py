@@ -1,10 +1,67 @@
-"""Sizes of the published models, and of one for a CPU."""
+"""Settings of the published models, and of one for a CPU.
 
-from typing import Union
+What a setting means is in the docstring of :class:`~.sparseformer.SparseFormer`.
+"""
 
-from .arguments import check_count, is_number
+from typing import Dict, Tuple, Union
 
-# The paper's Table 1; what is not given is that of 'tiny'.
+from .arguments import as_cfg, check_choice, check_count, check_positive
+from .blocks import ACTIVATIONS, STEPS
+
+# Short names of parts that can be replaced by dict(type=...).
+STEMS = dict(early_conv='EarlyConv', patch_embed='PatchEmbed', pixel='RawPixels')
+DECODINGS = dict(
+    adaptive='AdaptiveMixing', static='StaticMixing', linear='LinearDecoding'
+)
+PARTS: Dict[str, Dict[str, str]] = dict(
+    stem=STEMS,
+    decoding=DECODINGS,
+    sampling=dict(sparse='SparseSampling'),
+    roi_adjust=dict(linear='RoIAdjust'),
+    position=dict(corners='CornerEncoding'),
+)
+
+PLAIN = ('attention', 'ffn')
+_LOOKING = ('attention', 'adjust', 'look', 'ffn')
+
+# What makes a bootstrapped model of the second paper (arXiv 2312.01987).
+_BOOTSTRAPPED = dict(
+    num_points=16,
+    num_heads=None,
+    head_dims=64,
+    feat_channels=64,
+    norm_eps=1e-5,
+    stem=dict(type='EarlyConv', biased_norm=True, norm_eps=1e-5),
+    sampling=dict(
+        type='SparseSampling', padding='border', offset_eps=1e-5, norm_eps=1e-5
+    ),
+    limit_coord_grad=False,
+    decoding=dict(
+        type='AdaptiveMixing',
+        hidden_dims=128,
+        min_out_points=32,
+        mixing_bias=False,
+        channel_gelu=False,
+        norm_eps=1e-5,
+    ),
+    roi_adjust=dict(type='RoIAdjust', mlp=True, norm_eps=1e-5),
+    position=dict(type='CornerEncoding', norm_eps=1e-5),
+    roi_init='square',
+    shared_embedding=True,
+    stage_embeddings=True,
+    class_token=True,
+    transition_norm=False,
+    focusing_steps=('look', 'position', 'attention', 'ffn', 'adjust'),
+    cortex_steps=('look', 'position'),
+)
+_BOOTSTRAPPED_BASE = dict(
+    _BOOTSTRAPPED, num_tokens=48, focusing_dims=384, cortex_dims=768, cortex_depth=9
+)
+_BOOTSTRAPPED_LARGE = dict(
+    _BOOTSTRAPPED, num_tokens=48, focusing_dims=512, cortex_dims=1024, cortex_depth=17
+)
+
+# What is not given is that of 'tiny'. The first three are the first paper's Table 1.
 ARCHS = dict(
     tiny=dict(
         num_tokens=49,
@@ -14,8 +71,24 @@ ARCHS = dict(
         cortex_dims=512,
         cortex_depth=8,
         num_heads=64,
+        head_dims=None,
         feat_channels=96,
         ffn_ratio=4,
+        norm_eps=1e-6,
+        cortex_activation='gelu',
+        stem='early_conv',
+        sampling='sparse',
+        limit_coord_grad=True,
+        decoding='adaptive',
+        roi_adjust='linear',
+        position='corners',
+        roi_init='half',
+        shared_embedding=False,
+        stage_embeddings=False,
+        class_token=False,
+        transition_norm=True,
+        focusing_steps=_LOOKING,
+        cortex_steps=_LOOKING,
     ),
     small=dict(num_tokens=64, focusing_dims=320, cortex_dims=640),
     base=dict(num_tokens=81, focusing_dims=384, cortex_dims=768, cortex_depth=10),
@@ -29,16 +102,46 @@ ARCHS = dict(
         num_heads=8,
         feat_channels=48,
     ),
+    **{
+        'bootstrapped-base': _BOOTSTRAPPED_BASE,
+        'bootstrapped-large': _BOOTSTRAPPED_LARGE,
+        'bootstrapped-clip-base': dict(
+            _BOOTSTRAPPED_BASE, cortex_activation='quick_gelu'
+        ),
+        'bootstrapped-clip-large': dict(
+            _BOOTSTRAPPED_LARGE, num_tokens=63, cortex_activation='quick_gelu'
+        ),
+    },
+)
+_SIZES = (
+    'num_tokens',
+    'num_points',
+    'focusing_dims',
+    'focusing_repeats',
+    'cortex_dims',
+    'cortex_depth',
+    'feat_channels',
+)
+_SWITCHES = (
+    'limit_coord_grad',
+    'shared_embedding',
+    'stage_embeddings',
+    'class_token',
+    'transition_norm',
 )
 
 
 def resolve_arch(arch: Union[str, dict], **overrides) -> dict:
-    """All sizes of a model.
+    """All settings of a model.
 
     Args:
         arch: a name in :data:`ARCHS`, or a dict with any of its keys; missing ones are
             those of 'tiny'.
         **overrides: a value for a key, or None to leave it.
+
+    Returns:
+        dict: with all keys of ``ARCHS['tiny']``; parts as dict(type=...), of
+        ``num_heads`` and ``head_dims`` one is None.
 
     Raises:
         ValueError, TypeError: naming what is wrong and what is allowed.
@@ -49,7 +152,7 @@ def resolve_arch(arch: Union[str, dict], **overrides) -> dict:
             raise ValueError(
                 f'arch={arch!r} is unknown; choose one of {list(ARCHS)} or give a dict'
             )
-        settings.update(ARCHS[arch])
+        arch = ARCHS[arch]
     elif isinstance(arch, dict):
         unknown = sorted(set(arch) - set(settings), key=str)
         if unknown:
@@ -57,28 +160,75 @@ def resolve_arch(arch: Union[str, dict], **overrides) -> dict:
                 f'arch has unknown keys {unknown}; the known ones are '
                 f'{sorted(settings)}'
             )
-        settings.update(arch)
     else:
         raise TypeError(f'arch must be a name or a dict, not {type(arch).__name__}')
-    settings.update({k: v for k, v in overrides.items() if v is not None})
+    unknown = sorted(set(overrides) - set(settings))
+    if unknown:
+        raise TypeError(
+            f'SparseFormer has no argument {", ".join(unknown)}; what a key of arch '
+            f'can be is {", ".join(sorted(settings))}'
+        )
+    for given in (arch, {k: v for k, v in overrides.items() if v is not None}):
+        settings.update(given)
+        # One of the two that say the same takes the place of the other.
+        for name, other in (('num_heads', 'head_dims'), ('head_dims', 'num_heads')):
+            if given.get(name) is not None and given.get(other) is None:
+                settings[other] = None
+    _check(settings)
+    return settings
+
+
+def _check(settings: dict):
     # The stem's norm needs two channels for a variance.
     least = dict(focusing_repeats=0, feat_channels=2)
-    for name, value in list(settings.items()):
-        if name == 'ffn_ratio':
-            if not is_number(value) or value <= 0:
-                raise ValueError(f'ffn_ratio={value!r} must be positive and finite')
-        else:
-            settings[name] = check_count(name, value, least.get(name, 1))
+    for name in _SIZES:
+        settings[name] = check_count(name, settings[name], least.get(name, 1))
+    for name in ('ffn_ratio', 'norm_eps'):
+        check_positive(name, settings[name])
+    for name in _SWITCHES:
+        check_choice(name, settings[name], (True, False))
+    check_choice('cortex_activation', settings['cortex_activation'], ACTIVATIONS)
+    for name, short_names in PARTS.items():
+        settings[name] = as_cfg(name, settings[name], short_names)
+    for name in ('focusing_steps', 'cortex_steps'):
+        settings[name] = _check_steps(name, settings[name])
+    _check_heads(settings)
+    if settings['class_token'] and settings['cortex_depth'] < 2:
+        raise ValueError(
+            f'cortex_depth={settings["cortex_depth"]} leaves no block after the class '
+            'token, which joins behind cortex block 0: give it at least 2, or '
+            'class_token=False'
+        )
+
+
+def _check_steps(name: str, steps) -> Tuple[str, ...]:
+    good = isinstance(steps, (list, tuple)) and all(
+        isinstance(step, str) and step in STEPS for step in steps
+    )
+    if not good or len(set(steps)) != len(steps) or 'look' not in steps:
+        raise ValueError(
+            f"{name}={steps!r} must name steps of {list(STEPS)}, each once, 'look' "
+            'among them'
+        )
+    return tuple(steps)
+
+
+def _check_heads(settings: dict):
+    kind = 'num_heads' if settings['head_dims'] is None else 'head_dims'
+    if settings['num_heads'] is not None and kind == 'head_dims':
+        raise ValueError(
+            f'num_heads={settings["num_heads"]} and head_dims='
+            f'{settings["head_dims"]} are two ways to say one thing: leave one out'
+        )
+    heads = settings[kind] = check_count(kind, settings[kind])
     for name in ('focusing_dims', 'cortex_dims'):
-        if settings[name] % settings['num_heads']:
+        if settings[name] % heads:
             raise ValueError(
-                f'num_heads={settings["num_heads"]} does not divide '
-                f'{name}={settings[name]}; choose a width that is a multiple of '
-                'num_heads, or another num_heads'
+                f'{kind}={heads} does not divide {name}={settings[name]}; choose a '
+                f'width that is a multiple of {kind}, or another {kind}'
             )
         if int(settings[name] * settings['ffn_ratio']) < 1:
             raise ValueError(
                 f'ffn_ratio={settings["ffn_ratio"]} of {name}={settings[name]} leaves '
                 'no hidden channel: choose a larger ratio or width'
             )
-    return settings

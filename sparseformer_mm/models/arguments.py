@@ -37,6 +37,12 @@ def check_count(name: str, value, least: int = 1) -> int:
     return int(value)
 
 
+def check_positive(name: str, value):
+    """Raise ValueError unless ``value`` is a positive finite number."""
+    if not is_number(value) or value <= 0:
+        raise ValueError(f'{name}={value!r} must be positive and finite')
+
+
 def as_cfg(name: str, value: Union[str, dict], short_names: Dict[str, str]) -> dict:
     """The config of a part, which is given as dict(type=...) or by a short name.
 

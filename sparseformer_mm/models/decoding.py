@@ -8,6 +8,8 @@ that form with :data:`sparseformer_mm.registry.MODELS` and naming it in
 ``decoding=dict(type=...)``; the backbone needs no change.
 """
 
+from typing import Optional, Tuple
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -15,61 +17,92 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
+from .arguments import check_count
 from .ops import make_linear, project
 
 
-def _xavier(weight: Tensor, rows: int):
-    """Fill a flat tensor with a Xavier-uniform ``rows`` x ``rows`` matrix."""
+def _xavier(weight: Tensor, columns: int):
+    """Fill a flat tensor with a Xavier-uniform matrix of so many columns."""
     with torch.no_grad():
-        weight.copy_(nn.init.xavier_uniform_(weight.new_empty(rows, rows)).flatten())
+        matrix = weight.new_empty(len(weight) // columns, columns)
+        weight.copy_(nn.init.xavier_uniform_(matrix).flatten())
 
 
 def mix(
     x: Tensor,
     channel_mixing: Tensor,
     point_mixing: Tensor,
-    channel_bias: Tensor,
-    point_bias: Tensor,
+    channel_bias: Optional[Tensor] = None,
+    point_bias: Optional[Tensor] = None,
+    channel_gelu: bool = True,
 ) -> Tensor:
     """Mix sampled features over channels, then over points (paper, equations 5, 6).
 
     Args:
         x: (K, P, C) sampled features of K tokens.
         channel_mixing: (K, C, C), from channels in rows to channels in columns.
-        point_mixing: (K, P, P), from points in columns to points in rows.
-        channel_bias: (C,).
-        point_bias: (P,).
+        point_mixing: (K, Q, P), from points in columns to points in rows.
+        channel_bias: (C,), or None.
+        point_bias: (Q,), or None.
+        channel_gelu: False leaves out the GELU between the two.
 
     Returns:
-        Tensor (K, P, C).
+        Tensor (K, Q, C).
     """
-    x = F.gelu(torch.baddbmm(channel_bias.to(x.dtype), x, channel_mixing))
-    return F.gelu(torch.baddbmm(point_bias[:, None].to(x.dtype), point_mixing, x))
+    x = _product(x, channel_mixing, channel_bias)
+    x = F.gelu(x) if channel_gelu else x
+    return F.gelu(_product(point_mixing, x, _column(point_bias)))
+
+
+def _column(bias: Optional[Tensor]) -> Optional[Tensor]:
+    return None if bias is None else bias[:, None]
+
+
+def _product(x: Tensor, y: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return x @ y if bias is None else torch.baddbmm(bias.to(x.dtype), x, y)
 
 
 class _Mixing(BaseModule):
     """What adaptive and static mixing share: biases and the last projection."""
 
-    def __init__(self, dims: int, feat_channels: int, num_points: int, init_cfg=None):
+    def __init__(
+        self,
+        dims: int,
+        feat_channels: int,
+        num_points: int,
+        min_out_points: int = 1,
+        mixing_bias: bool = True,
+        channel_gelu: bool = True,
+        init_cfg=None,
+    ):
         super().__init__(init_cfg)
+        self.channel_gelu = channel_gelu
         self.feat_channels = feat_channels
         self.num_points = num_points
-        self.channel_bias = nn.Parameter(torch.zeros(feat_channels))
-        self.point_bias = nn.Parameter(torch.zeros(num_points))
-        self.proj = make_linear(num_points * feat_channels, dims)
+        self.out_points = max(num_points, check_count('min_out_points', min_out_points))
+        self.channel_bias = self.point_bias = None
+        if mixing_bias:
+            self.channel_bias = nn.Parameter(torch.zeros(feat_channels))
+            self.point_bias = nn.Parameter(torch.zeros(self.out_points))
+        self.proj = make_linear(self.out_points * feat_channels, dims)
 
-    def split(self, weights: Tensor):
-        """Split (K, C*C + P*P) flat weights into (K, C, C) and (K, P, P)."""
-        channels, points = self.feat_channels, self.num_points
-        channel, point = weights.split([channels**2, points**2], -1)
+    @property
+    def sizes(self) -> Tuple[int, int]:
+        """Numbers in a channel mixing and in a point mixing."""
+        return self.feat_channels**2, self.out_points * self.num_points
+
+    def split(self, weights: Tensor) -> Tuple[Tensor, Tensor]:
+        """Split (K, C*C + Q*P) flat weights into (K, C, C) and (K, Q, P)."""
+        channel, point = weights.split(self.sizes, -1)
         return (
-            channel.unflatten(-1, (channels, channels)),
-            point.unflatten(-1, (points, points)),
+            channel.unflatten(-1, (self.feat_channels, self.feat_channels)),
+            point.unflatten(-1, (self.out_points, self.num_points)),
         )
 
     def init_weights(self):
-        nn.init.zeros_(self.channel_bias)
-        nn.init.zeros_(self.point_bias)
+        if self.channel_bias is not None:
+            nn.init.zeros_(self.channel_bias)
+            nn.init.zeros_(self.point_bias)
         self._reset()
         super().init_weights()  # an init_cfg of its own wins
 
@@ -80,7 +113,8 @@ class _Mixing(BaseModule):
         batch, num_tokens = sampled.shape[:2]
         weights = self._mixing_weights(tokens, batch)
         x = sampled.flatten(0, 1).to(weights.dtype)
-        x = mix(x, *self.split(weights), self.channel_bias, self.point_bias)
+        biases = self.channel_bias, self.point_bias
+        x = mix(x, *self.split(weights), *biases, self.channel_gelu)
         return project(x.reshape(batch, num_tokens, self.proj.in_features), self.proj)
 
 
@@ -91,14 +125,19 @@ class AdaptiveMixing(_Mixing):
     Two linear layers without activation make the mixing weights out of the token,
     ``[M_c | M_s] = Linear(Linear(LayerNorm(t)))`` with hidden width d/4; the features
     go through ``GELU(x M_c + b_c)`` and ``GELU(M_s x + b_s)`` and one linear layer.
-    It starts unconditional: the second layer has zero weight, and a Xavier-uniform
-    matrix as bias.
+    It starts unconditional: the second layer has zero weight, and two Xavier-uniform
+    matrices as bias.
 
     Args:
         dims: token width d.
         feat_channels: C.
         num_points: P.
-        squeeze_ratio: d over the hidden width. Defaults to 4.
+        squeeze_ratio: d over the hidden width.
+        hidden_dims: the hidden width itself, in place of the ratio.
+        min_out_points: M_s gives max(P, this) points.
+        mixing_bias: False leaves b_c and b_s out.
+        channel_gelu: False leaves out the GELU after M_c.
+        norm_eps: of the LayerNorm.
 
     Shape:
         tokens (B or 1, N, d), sampled (B, N, P, C) -> (B, N, d).
@@ -110,22 +149,35 @@ class AdaptiveMixing(_Mixing):
         feat_channels: int,
         num_points: int,
         squeeze_ratio: int = 4,
+        hidden_dims: Optional[int] = None,
+        min_out_points: int = 1,
+        mixing_bias: bool = True,
+        channel_gelu: bool = True,
+        norm_eps: float = 1e-6,
         init_cfg=None,
     ):
-        super().__init__(dims, feat_channels, num_points, init_cfg)
+        super().__init__(
+            dims,
+            feat_channels,
+            num_points,
+            min_out_points,
+            mixing_bias,
+            channel_gelu,
+            init_cfg,
+        )
         hidden = max(1, dims // squeeze_ratio)
-        self.norm = nn.LayerNorm(dims, eps=1e-6)
+        if hidden_dims is not None:
+            hidden = check_count('hidden_dims', hidden_dims)
+        self.norm = nn.LayerNorm(dims, eps=norm_eps)
         self.squeeze = make_linear(dims, hidden)
-        self.generate = make_linear(hidden, feat_channels**2 + num_points**2)
+        self.generate = make_linear(hidden, sum(self.sizes))
         self._reset()
 
     def _reset(self):
         nn.init.constant_(self.norm.weight, self.norm.weight.numel() ** -0.5)
         nn.init.zeros_(self.norm.bias)
         nn.init.zeros_(self.generate.weight)
-        channel, point = self.generate.bias.split(
-            [self.feat_channels**2, self.num_points**2]
-        )
+        channel, point = self.generate.bias.split(self.sizes)
         _xavier(channel, self.feat_channels)
         _xavier(point, self.num_points)
 
@@ -142,7 +194,7 @@ class StaticMixing(_Mixing):
     """
 
     def __init__(self, dims: int, feat_channels: int, num_points: int, init_cfg=None):
-        super().__init__(dims, feat_channels, num_points, init_cfg)
+        super().__init__(dims, feat_channels, num_points, init_cfg=init_cfg)
         self.channel_mixing = nn.Parameter(torch.empty(feat_channels, feat_channels))
         self.point_mixing = nn.Parameter(torch.empty(num_points, num_points))
         self._reset()

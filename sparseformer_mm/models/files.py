@@ -26,7 +26,7 @@ from mmengine.runner.checkpoint import (
 )
 from torch import nn
 
-from .layouts import CheckpointError, SeveralModelsError, find_weights
+from .finding import CheckpointError, SeveralModelsError, find_weights
 
 _AGAIN = 'copy or download it again'
 _SAVE = "torch.save(model.state_dict(), 'weights.pth')"

@@ -1,13 +1,13 @@
 """Names of parameters in the files there are: pure functions between state dicts.
 
-Three layouts are known: 'mm' (this package), 'v1' (the authors' training code) and
-'v2' (their later library). :func:`find_weights` looks for them in what a file holds,
-:func:`to_mm` and :func:`from_mm` translate between them.
+Four layouts are known: 'mm' (this package), 'v1' (the authors' training code), 'v2'
+(their later library) and 'bootstrapped' (the same library's models of the second
+paper). :func:`to_mm` and :func:`from_mm` translate between them.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -17,191 +17,107 @@ from .rois import corners_to_rois, inflate_rois, init_offsets, rois_to_corners
 # The key that tells a layout: the initial RoIs.
 MARKERS = dict(mm='latent.token_rois', v1='token_roi.weight', v2='initial_roi.weight')
 
-# What says of a name that weights under it are averages (EMA), which were evaluated.
-_AVERAGED = re.compile(r'(?<![a-z])(ema|average|averaged|avg|swa)(?![a-z])', re.I)
+_LAYOUTS = ('mm', 'v1', 'v2', 'bootstrapped')
 
-# What torch writes into names when it wraps a module (DDP, compile, FSDP).
-_TORCH_WRAPPER = re.compile(
-    r'(?:^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
-)
-
-# (mm, v1, v2) within the model, and within a block.
+# Names within the model and within a block, in the order of the layouts; '' where a
+# layout has none.
 _TOP_NAMES = (
-    ('stem.conv.', 'feat_extractor.conv1.', 'feat_extractor.conv1.'),
-    ('latent.token_rois', 'token_roi.weight', 'initial_roi.weight'),
-    ('latent.token_embeddings', 'token_embedding.weight', 'initial_embedding.weight'),
-    ('transition.', 'layers.1.', 'layers.1.'),
-    ('norm.', 'head.norm.', 'norm.'),
-    ('head.', 'head.classifier.', 'proj.'),  # the classifier, last
+    ('stem.conv.', *['feat_extractor.conv1.'] * 3),
+    ('latent.token_rois', 'token_roi.weight', *['initial_roi.weight'] * 2),
+    (
+        'latent.token_embeddings',
+        'token_embedding.weight',
+        *['initial_embedding.weight'] * 2,
+    ),
+    ('stage_embeddings.', '', '', 'layers.0.stage_embedding.'),
+    ('transition.', *['layers.1.'] * 3),
+    ('class_token.', '', '', 'cls_embedding.'),
+    ('norm.', 'head.norm.', 'norm.', 'norm.'),
+    ('head.', 'head.classifier.', 'proj.', 'proj.'),  # the classifier, last
 )
+_MIXING = 'adaptive_mixing.'
+_GENERATOR = f'{_MIXING}parameter_generator.'
 _BLOCK_NAMES = (
-    ('attn_norm.', 'ln_attn.', 'norm1.'),
-    ('attn.qkv.weight', 'attn.in_proj_weight', 'attn.qkv.weight'),
-    ('attn.qkv.bias', 'attn.in_proj_bias', 'attn.qkv.bias'),
-    ('attn.proj.', 'attn.out_proj.', 'attn.proj.'),
-    ('ffn_norm.', 'ffn.0.', 'norm2.'),
-    ('ffn.fc1.', 'ffn.1.', 'mlp.fc1.'),
-    ('ffn.fc2.', 'ffn.3.', 'mlp.fc2.'),
-    ('roi_adjust.norm.', 'roi_adjust_module.0.', 'roi_adjust_module.0.'),
-    ('roi_adjust.proj.', 'roi_adjust_module.1.', 'roi_adjust_module.1.'),
-    ('sampler.norm.', 'roi_offset_module.0.', 'roi_offset_module.0.'),
-    ('sampler.proj.', 'roi_offset_module.1.', 'roi_offset_module.1.'),
-    ('sampler.bias', 'roi_offset_bias', 'roi_offset_bias'),
-    (
-        'decoder.norm.',
-        'adaptive_mixing.parameter_generator.0.',
-        'adaptive_mixing.parameter_generator.0.',
-    ),
-    (
-        'decoder.squeeze.',
-        'adaptive_mixing.parameter_generator.1.',
-        'adaptive_mixing.parameter_generator.1.',
-    ),
-    (
-        'decoder.generate.',
-        'adaptive_mixing.parameter_generator.2.',
-        'adaptive_mixing.parameter_generator.2.',
-    ),
-    ('decoder.channel_bias', 'adaptive_mixing.m_beta', 'adaptive_mixing.m_beta'),
-    ('decoder.point_bias', 'adaptive_mixing.s_beta', 'adaptive_mixing.s_beta'),
-    ('decoder.proj.', 'adaptive_mixing.tuo_proj.', 'adaptive_mixing.out_proj.'),
+    ('attn_norm.', 'ln_attn.', 'norm1.', 'norm1.'),
+    ('attn.qkv.weight', 'attn.in_proj_weight', *['attn.qkv.weight'] * 2),
+    ('attn.qkv.bias', 'attn.in_proj_bias', *['attn.qkv.bias'] * 2),
+    ('attn.proj.', 'attn.out_proj.', 'attn.proj.', 'attn.proj.'),
+    ('ffn_norm.', 'ffn.0.', 'norm2.', 'norm2.'),
+    ('ffn.fc1.', 'ffn.1.', 'mlp.fc1.', 'mlp.fc1.'),
+    ('ffn.fc2.', 'ffn.3.', 'mlp.fc2.', 'mlp.fc2.'),
+    ('roi_adjust.norm.', *['roi_adjust_module.0.'] * 3),
+    ('roi_adjust.hidden.', '', '', 'roi_adjust_module.1.'),
+    ('roi_adjust.proj.', *['roi_adjust_module.1.'] * 2, 'roi_adjust_module.3.'),
+    ('sampler.norm.', *['roi_offset_module.0.'] * 3),
+    ('sampler.proj.', *['roi_offset_module.1.'] * 3),
+    ('sampler.bias', *['roi_offset_bias'] * 3),
+    ('decoder.norm.', *[f'{_GENERATOR}0.'] * 3),
+    ('decoder.squeeze.', *[f'{_GENERATOR}1.'] * 3),
+    ('decoder.generate.', *[f'{_GENERATOR}2.'] * 3),
+    ('decoder.channel_bias', *[f'{_MIXING}m_beta'] * 2, ''),
+    ('decoder.point_bias', *[f'{_MIXING}s_beta'] * 2, ''),
+    ('decoder.proj.', f'{_MIXING}tuo_proj.', *[f'{_MIXING}out_proj.'] * 2),
+    ('position.norm.', '', '', 'pe_transition.0.'),
+    ('position.proj.', '', '', 'pe_transition.1.'),
 )
-_LAYOUTS = ('mm', 'v1', 'v2')
+# Beginnings of mm names that only bootstrapped models have, without numbers of blocks.
+_BOOTSTRAPPED = re.compile(
+    r'stage_embeddings\.|class_token\.|(focusing|cortex\.\d+)\.position\.'
+)
 
 # Where mm files have a linear classifier, beside 'backbone.': those of mmpretrain's
 # models and of :func:`sparseformer_mm.build`, of mmaction2's, and without any prefix.
-_CLASSIFIERS = ('head.fc.', 'cls_head.fc_cls.', 'head.')
+_OWN_CLASSIFIERS = ('head.fc.', 'cls_head.fc_cls.', 'head.')
 
 
-# The top names of a backbone, in files without any prefix.
-_BACKBONE = ('stem', 'latent', 'focusing', 'transition', 'cortex', 'norm')
+def layout_of(names: Iterable[str], marker: str, prefix: str = '') -> str:
+    """Tell 'bootstrapped' from 'v2', which have the same marker.
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used as it is; the text names cause and cure."""
-
-
-class SeveralModelsError(CheckpointError):
-    """A checkpoint holds several SparseFormers, and nothing says which is meant."""
-
-
-class Weights(NamedTuple):
-    """A SparseFormer found in a checkpoint.
-
-    Attributes:
-        state: the state dict it is in, without other copies of the model and without
-            what torch's wrappers (``module.``, ``_orig_mod.``) add to names.
-        wrapper: the keys that led to ``state``, as 'a.b'; '' for none.
-        layout: 'mm', 'v1' or 'v2'; '' if there is no SparseFormer.
-        prefix: of the backbone's names in ``state``.
-        others: where other copies are, as wrapper and prefix in one.
+    Args:
+        names: of a state dict.
+        marker: the layout whose one of :data:`MARKERS` is among them.
+        prefix: of the model's names.
     """
-
-    state: Mapping
-    wrapper: str = ''
-    layout: str = ''
-    prefix: str = ''
-    others: Tuple[str, ...] = ()
-
-    @property
-    def place(self) -> str:
-        """Wrapper and prefix in one; '' for a bare backbone."""
-        return f'{self.wrapper}.{self.prefix}' if self.wrapper else self.prefix
-
-    @property
-    def root(self) -> str:
-        """What stands before the names of the whole model that has this backbone."""
-        return re.sub(r'(?<![^.])backbone\.$', '', self.prefix)
+    if marker == 'v2' and f'{prefix}cls_embedding.weight' in names:
+        return 'bootstrapped'
+    return marker
 
 
-def find_weights(checkpoint: Mapping) -> Weights:
-    """Find a SparseFormer in what a checkpoint file holds.
-
-    Of several copies the averaged one is taken, under whatever key or prefix it is.
-
-    Raises:
-        SeveralModelsError: if there are several and not one of them is the average.
-        CheckpointError: if the weights are numpy arrays.
-    """
-    candidates = list(_find_all(checkpoint))
-    if not candidates:
-        for key in ('state_dict', 'model'):
-            if isinstance(checkpoint.get(key), Mapping):
-                return Weights(checkpoint[key], key)
-        return Weights(checkpoint)
-    # mmengine's EMAHook stores the average as 'state_dict' and the others here.
-    averaged_elsewhere = [
-        found
-        for found in candidates
-        if not (found.wrapper == 'ema_state_dict' and 'steps' in found.state)
-    ]
-    choice = averaged_elsewhere or candidates
-    if len(choice) > 1:
-        choice = [found for found in choice if _AVERAGED.search(found.place)] or choice
-    if len(choice) > 1:
-        places = ' and '.join(repr(found.place) for found in choice)
-        raise SeveralModelsError(
-            f'the checkpoint holds several SparseFormers, under {places}, and no name '
-            'says which one is the average (EMA): save the one you mean in a file of '
-            "its own, or (a backbone's init_cfg) give its names' beginning as "
-            f"dict(type='Pretrained', checkpoint=..., prefix={choice[-1].prefix!r})"
-        )
-    (found,) = choice
-    others = [other for other in candidates if other is not found]
-    beside = tuple(other.root for other in others if other.state is found.state)
-    state = {
-        _TORCH_WRAPPER.sub('', key) if isinstance(key, str) else key: value
-        for key, value in found.state.items()
-        if not beside
-        or str(key).startswith(found.root)
-        or not str(key).startswith(beside)
-    }
-    # numpy itself is not needed to know its arrays.
-    array = next((k for k, x in state.items() if type(x).__name__ == 'ndarray'), None)
-    if array is not None:
-        raise CheckpointError(
-            f'the weights are numpy arrays, not tensors (the first is {array!r}): save '
-            'them as {name: torch.as_tensor(array) for name, array in weights.items()}'
-        )
-    return found._replace(
-        state=state,
-        prefix=_TORCH_WRAPPER.sub('', found.prefix),
-        others=tuple(other.place for other in others),
-    )
+def is_bootstrapped(names: Iterable[str]) -> bool:
+    """Whether mm names are of a model of the second paper."""
+    return any(_BOOTSTRAPPED.match(name) for name in names)
 
 
-def _find_all(content: Mapping, wrapper: str = '', depth: int = 3) -> Iterator[Weights]:
-    """Every SparseFormer in nested dictionaries, with its names as they are."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            if depth:
-                path = f'{wrapper}.{key}' if wrapper else str(key)
-                yield from _find_all(value, path, depth - 1)
-            continue
-        for layout, marker in MARKERS.items():
-            if isinstance(key, str) and f'.{key}'.endswith(f'.{marker}'):
-                yield Weights(content, wrapper, layout, key[: -len(marker)])
+def classifier_names(layout: str) -> Tuple[str, ...]:
+    """Beginnings of a classifier's names: under mm within the whole model."""
+    if layout == 'mm':
+        return _OWN_CLASSIFIERS
+    return (_TOP_NAMES[-1][_LAYOUTS.index(layout)],)
 
 
 def _rename(key: str, source: str, target: str) -> Optional[str]:
     """Translate one parameter's name; None if the layout does not have it."""
     here, there = _LAYOUTS.index(source), _LAYOUTS.index(target)
-    head, rest, names = '', key, _TOP_NAMES
+
+    def translate(rest: str, names) -> Optional[str]:
+        for name in names:
+            if name[here] and rest.startswith(name[here]):
+                return name[there] and name[there] + rest[len(name[here]) :]
+        return None
+
+    name = translate(key, _TOP_NAMES)
     block = re.match(r'(focusing|cortex\.(\d+)|layers\.(\d+))\.', key)
-    if block and not key.startswith('layers.1.'):
-        rest, names = key[block.end() :], _BLOCK_NAMES
-        # The authors count on from the focusing block (0) and the transition (1).
-        index = 0
-        if not key.startswith('focusing.'):
-            index = int(block[3] or int(block[2]) + 2)
-        if target != 'mm':
-            head = f'layers.{index}.'
-        else:
-            head = f'cortex.{index - 2}.' if index else 'focusing.'
-    for name in names:
-        if rest.startswith(name[here]):
-            return head + name[there] + rest[len(name[here]) :]
-    return None
+    if name is not None or not block:
+        return name or None
+    name = translate(key[block.end() :], _BLOCK_NAMES)
+    # The authors count on from the focusing block (0) and the transition (1).
+    index = 0
+    if not key.startswith('focusing.'):
+        index = int(block[3] or int(block[2]) + 2)
+    place = f'layers.{index}'
+    if target == 'mm':
+        place = f'cortex.{index - 2}' if index else 'focusing'
+    return f'{place}.{name}' if name else None
 
 
 def are_rois(value: Optional[Tensor]) -> bool:
@@ -217,7 +133,7 @@ def to_mm(state: Mapping, layout: str, prefix: str = '') -> Dict[str, Tensor]:
 
     Args:
         state: under ``layout`` names, each starting with ``prefix``.
-        layout: 'mm', 'v1' or 'v2'.
+        layout: 'mm', 'v1', 'v2' or 'bootstrapped'.
         prefix: e.g. 'module.'; other names are left out.
     """
     result = {}
@@ -252,7 +168,8 @@ def from_mm(state: Mapping, layout: str) -> Dict[str, Tensor]:
 
     Args:
         state: as :func:`to_mm` returns it.
-        layout: 'v1' or 'v2'. A video model's stem weight becomes (C, 3, 1, k, k).
+        layout: 'v1', 'v2' or 'bootstrapped'. A video model's stem weight becomes
+            (C, 3, 1, k, k).
 
     Raises:
         KeyError: for a parameter that the authors' models do not have.
@@ -293,59 +210,6 @@ def to_openmmlab(state: Mapping, classifier: Optional[str] = None) -> Dict[str, 
     return result
 
 
-def to_whole_model(
-    weights: Weights, classifier: str
-) -> Tuple[Dict[str, Tensor], List[str]]:
-    """Name all tensors of an 'mm' file as a model of OpenMMLab has them.
-
-    Args:
-        weights: of layout 'mm'; a whole model, whose head, neck and all else is kept,
-            or a bare backbone, maybe with a classifier ``head.*``.
-        classifier: name of the linear layer that a bare backbone's classifier becomes.
-
-    Returns:
-        tuple: the state dict, in which 'backbone.' is the only prefix; names that are
-        left out since they do not belong to that model.
-    """
-    root, result, unknown = weights.root, {}, []
-    is_whole = weights.prefix != root
-    for key, value in weights.state.items():
-        name = key[len(root) :]
-        if not key.startswith(root):
-            unknown.append(key)
-        elif is_whole:
-            result[name] = value
-        elif name.split('.')[0] in _BACKBONE:
-            result[f'backbone.{name}'] = value
-        elif name in ('head.weight', 'head.bias'):
-            result[classifier + name[len('head') :]] = value
-        else:
-            unknown.append(key)
-    return result, unknown
-
-
-def split_classifier(weights: Weights) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
-    """Take a linear classifier out of a state dict.
-
-    Returns:
-        tuple: the rest, under its own names; 'weight' and 'bias' of the classifier,
-        or an empty dict.
-    """
-    if weights.layout == 'mm':
-        starts = [weights.root + name for name in _CLASSIFIERS]
-    else:
-        name = _TOP_NAMES[-1][_LAYOUTS.index(weights.layout)]
-        starts = [weights.prefix + name]
-    places = {start + name: name for start in starts for name in ('weight', 'bias')}
-    rest, classifier = {}, {}
-    for key, value in weights.state.items():
-        if key in places and isinstance(value, Tensor):
-            classifier[places[key]] = value
-        else:
-            rest[key] = value
-    return rest, classifier if len(classifier) == 2 else {}
-
-
 def inflate_state(
     state: Mapping, inflation: int, time_offsets: str = 'middle'
 ) -> Dict[str, Tensor]:
@@ -367,7 +231,12 @@ def inflate_state(
     moving = ('sampler.bias', 'sampler.proj.weight', 'roi_adjust.proj.weight')
     for key, value in state.items():
         if key == 'latent.token_embeddings' and value.dim() == 2:
-            result[key] = value.repeat(inflation, 1)
+            shared = len(value) < len(state['latent.token_rois'])
+            result[key] = value if shared else value.repeat(inflation, 1)
+        elif key.endswith('position.proj.weight') and value.dim() == 2:
+            # Its own name, so that time has no say yet.
+            times = value.new_zeros(len(value), value.shape[1] // 2)
+            result[key.replace('proj', 'time_proj')] = times
         elif (
             key.endswith(moving)
             and value.dim() == (1 if key.endswith('bias') else 2)

@@ -8,20 +8,20 @@
 import logging
 import re
 from collections.abc import Mapping, MutableMapping
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from .finding import find_weights, to_whole_model
 from .layouts import (
     MARKERS,
     are_rois,
-    find_weights,
     inflate_state,
+    is_bootstrapped,
     to_mm,
     to_openmmlab,
-    to_whole_model,
     unexpected_keys,
 )
 
@@ -39,7 +39,7 @@ def convert_checkpoint(
         The state dict; None if there is nothing to translate, or a bare backbone.
 
     Raises:
-        CheckpointError: see :func:`~.layouts.find_weights`.
+        CheckpointError: see :func:`~.finding.find_weights`.
     """
     weights = find_weights(checkpoint)
     state, layout, prefix = weights.state, weights.layout, weights.prefix
@@ -87,7 +87,7 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
             explain, and for unexpected ones (a classifier, ``head.*``, or a map decoder
             may be there), unless ``model.allow_partial_load``; also if
             something would be re-initialised and ``model.allow_reinit`` is False.
-        CheckpointError: see :func:`~.layouts.find_weights`.
+        CheckpointError: see :func:`~.finding.find_weights`.
     """
     own = dict(model.state_dict())
     source, unexpected, origin = _find(state_dict, prefix)
@@ -128,6 +128,9 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
             '; the checkpoint holds a video model (spatial_dims=3), this model is one '
             'for images'
         )
+    kinds = [_kind(names) for names in (source, own)]
+    if source and kinds[0] != kinds[1]:
+        problems += '; the checkpoint holds {}, this model is {}'.format(*kinds)
     if redrawn and not model.allow_reinit:
         problems += '; re-initialising is not allowed here (testing, resuming)'
     if problems and not model.allow_partial_load:
@@ -205,6 +208,9 @@ def _fit(
     own_rois = own['latent.token_rois']
     if rois is not None and len(rois) != len(own_rois):
         redrawn += ['latent.token_embeddings', 'latent.token_rois']
+        embeddings = source.get('latent.token_embeddings', rois)
+        if embeddings.shape == own['latent.token_embeddings'].shape:
+            redrawn.remove('latent.token_embeddings')  # all tokens share one
         reasons.append(f'{len(own_rois)} tokens here, {len(rois)} in the checkpoint')
 
     maps = [key for key in own if key.startswith('map_decoder.')]
@@ -237,12 +243,21 @@ def _fit(
             continue
         redrawn.append(key)
         channels = model.stem.out_channels**2
-        if 'generate' in key and value.shape == (
-            channels + points**2,
-            *param.shape[1:],
+        if (
+            'generate' in key
+            and value.shape[1:] == param.shape[1:]
+            and len(value) > channels
+            and (len(value) - channels) % points == 0
         ):  # the channel mixing does not depend on P
             fitted[key] = torch.cat([value[:channels].to(param), param[channels:]])
     return fitted, redrawn, reasons
+
+
+def _kind(names: Iterable[str]) -> str:
+    """Of which paper's models mm names are."""
+    if is_bootstrapped(names):
+        return "a bootstrapped SparseFormer (arch='bootstrapped-base' or its like)"
+    return "a SparseFormer of the first paper (arch='tiny', 'small', 'base' or 'nano')"
 
 
 def _foreign_hint(prefix: str, source: Dict[str, Tensor]) -> str:

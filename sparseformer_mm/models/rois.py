@@ -16,7 +16,7 @@ from torch import Tensor
 from .arguments import check_choice
 from .ops import at_least_float32
 
-ROI_INITS = ('half', 'cell', 'whole', 'random')
+ROI_INITS = ('half', 'cell', 'whole', 'random', 'square')
 TIME_OFFSETS = ('spread', 'middle')
 
 # Bounds that no sensible RoI reaches; they keep exploding or collapsing RoIs finite,
@@ -25,7 +25,7 @@ MIN_SIZE, _MAX_SIZE, _MAX_CENTER = 1e-6, 1e4, 1e4
 _MAX_MOVE, _MAX_LOG_SCALE = 1e3, 16.0
 
 # Added to the standard deviation of the offsets (authors' training code).
-_OFFSET_EPS = 1e-7
+OFFSET_EPS = 1e-7
 
 
 def split_evenly(num: int) -> List[int]:
@@ -65,8 +65,10 @@ def init_rois(num_tokens: int, mode: str = 'half') -> Tensor:
     Args:
         num_tokens: N, at least 1.
         mode: 'half' (size 0.5 x 0.5, all inside the image), 'cell' (tiling the
-            image without overlap), 'whole' (the image itself, N times) or 'random'
-            (centers uniform on [0, 1], size 0.5 x 0.5: the paper's detector).
+            image without overlap), 'whole' (the image itself, N times), 'random'
+            (centers uniform on [0, 1], size 0.5 x 0.5: the paper's detector) or
+            'square' ('half' for the largest square number of tokens, 'whole' for the
+            rest: the bootstrapped models).
 
     Returns:
         Tensor (N, 4): x, y, w, h in 0..1.
@@ -83,6 +85,10 @@ def init_rois(num_tokens: int, mode: str = 'half') -> Tensor:
         return torch.cat(
             [torch.rand(num_tokens, 2), torch.full((num_tokens, 2), 0.5)], 1
         )
+    if mode == 'square':
+        square = math.isqrt(num_tokens) ** 2
+        rest = init_rois(num_tokens - square, 'whole')
+        return torch.cat([init_rois(square, 'half'), rest])
     if mode == 'whole':
         return torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(num_tokens, 1)
     columns = split_evenly(num_tokens)
@@ -230,7 +236,7 @@ def _time_order(rows: Sequence[int]) -> List[int]:
     return min(([i * s % num for i in range(num)] for s in steps), key=relation)
 
 
-def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:
+def points_in_rois(rois: Tensor, offsets: Tensor, eps: float = OFFSET_EPS) -> Tensor:
     """Sampling points from offsets standardised over each token's points.
 
     Paper, equation 3 and the sentence after it, in the authors' form:
@@ -241,6 +247,7 @@ def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:
     Args:
         rois: (B, N, 2D) center and size.
         offsets: (B, N, P, D).
+        eps: added to the standard deviation.
 
     Returns:
         Tensor (B, N, P, D) in units of the image, float32 or float64.
@@ -250,5 +257,5 @@ def points_in_rois(rois: Tensor, offsets: Tensor) -> Tensor:
     offsets = offsets - offsets.mean(-2, keepdim=True)
     if offsets.shape[-2] > 1:
         std = offsets.std(-2, keepdim=True)
-        offsets = offsets / (3 * (std + _OFFSET_EPS))
+        offsets = offsets / (3 * (std + eps))
     return center + offsets * size

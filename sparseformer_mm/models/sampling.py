@@ -16,7 +16,10 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..registry import MODELS
 from . import ops
+from .arguments import check_choice
+from .gradient_limit import limit_gradient
 from .ops import (
     at_least_float32,
     is_tracing,
@@ -26,7 +29,7 @@ from .ops import (
     project,
 )
 from .padding import map_extent
-from .rois import init_offsets, points_in_rois
+from .rois import OFFSET_EPS, init_offsets, points_in_rois
 
 
 def sample_grid(feature: Tensor, points: Tensor) -> Tensor:
@@ -158,44 +161,26 @@ def sample_points(feature: Tensor, points: Tensor) -> Tensor:
     return sample_grid(feature, points)
 
 
-class _LimitGradient(torch.autograd.Function):
-    """Identity whose gradient is clamped element-wise to [-limit, limit]."""
+def clamp_to_pixels(
+    points: Tensor, feature: Tensor, extents: Optional[Tensor] = None
+) -> Tensor:
+    """Move points that are beyond the outermost pixels' centers onto these.
 
-    @staticmethod
-    def forward(x: Tensor, limit: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (limit,) = ctx.saved_tensors
-        return torch.minimum(torch.maximum(grad, -limit), limit), None
-
-
-class _LimitGradientTransformed(_LimitGradient):
-    """The same with what torch.func needs, and torch.compile does not know."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def jvp(ctx, tangent: Tensor, _) -> Tensor:
-        return tangent.view_as(tangent)
-
-
-def limit_gradient(x: Tensor, limit: Tensor) -> Tensor:
-    """Return ``x``; its gradient will be clamped to [-limit, limit].
+    What is read there is what ``grid_sample`` calls border padding, at the border of
+    each image in a padded batch.
 
     Args:
-        x: any tensor.
-        limit: positive, of the same dtype and device, broadcast against ``x``.
+        points: (B, N, P, D) in units of the image, x first.
+        feature: (B, [T,] H, W, C).
+        extents: as in :meth:`SparseSampling.forward`.
     """
-    kind = _LimitGradientTransformed if is_transforming() else _LimitGradient
-    return kind.apply(x, limit)
+    if extents is None:
+        extents = map_extent(feature.shape[1:-1], points)[None]
+    half = (0.5 / extents).to(points)[:, None, None]
+    return torch.minimum(torch.maximum(points, half), 1 - half)
 
 
+@MODELS.register_module()
 class SparseSampling(BaseModule):
     """Sampling points from a token and its RoI, and the feature there.
 
@@ -211,6 +196,10 @@ class SparseSampling(BaseModule):
         learnable: False fixes the points to the initial grid (Table 3b, 'nil').
         limit_grad: False lets the coordinates' gradients through as they are.
         time_offsets: 'spread' or 'middle', see :func:`~.rois.init_offsets`.
+        padding: what is read outside the image: 'zeros', or 'border' for what is at
+            its edge.
+        offset_eps: added to the offsets' standard deviation.
+        norm_eps: of the LayerNorm.
 
     Shape:
         tokens (B, N, d), rois (B, N, 2D), feature (B, [T,] H, W, C) ->
@@ -225,9 +214,15 @@ class SparseSampling(BaseModule):
         learnable: bool = True,
         limit_grad: bool = True,
         time_offsets: str = 'spread',
+        padding: str = 'zeros',
+        offset_eps: float = OFFSET_EPS,
+        norm_eps: float = 1e-6,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
+        check_choice('padding', padding, ('zeros', 'border'))
+        self.padding = padding
+        self.offset_eps = offset_eps
         self.num_points = num_points
         self.time_offsets = time_offsets
         self.spatial_dims = spatial_dims
@@ -237,7 +232,7 @@ class SparseSampling(BaseModule):
             torch.empty(num_points * spatial_dims), requires_grad=learnable
         )
         if learnable:
-            self.norm = nn.LayerNorm(dims, eps=1e-6)
+            self.norm = nn.LayerNorm(dims, eps=norm_eps)
             self.proj = make_linear(dims, num_points * spatial_dims, bias=False)
         # A buffer, so that a changing loss scale neither recompiles a compiled
         # model nor leaks into another one; not saved with the weights.
@@ -319,7 +314,8 @@ class SparseSampling(BaseModule):
                     at_least_float32(project(self.norm(tokens), self.proj)) + offsets
                 )
             offsets = offsets.unflatten(-1, (self.num_points, self.spatial_dims))
-            return points_in_rois(rois, offsets.expand(*rois.shape[:2], -1, -1))
+            offsets = offsets.expand(*rois.shape[:2], -1, -1)
+            return points_in_rois(rois, offsets, self.offset_eps)
 
     def forward(
         self,
@@ -354,6 +350,8 @@ class SparseSampling(BaseModule):
                     height = extents[:, 1, None, None, None]
                 limit = self.loss_scale.to(points.dtype) / height
                 read_at = limit_gradient(read_at, limit)
+            if self.padding == 'border':
+                read_at = clamp_to_pixels(read_at, feature, extents)
             if extents is not None:
                 share = extents / map_extent(feature.shape[1:-1], extents)
                 read_at = read_at * share.to(read_at)[:, None, None]

@@ -1,6 +1,5 @@
 """The SparseFormer backbone (paper, section 3; Table 1)."""
 
-import warnings
 from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -12,52 +11,42 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS, build_part
-from .arch import resolve_arch
+from .arch import PLAIN, resolve_arch
 from .arguments import (
-    as_cfg,
     check_choice,
     check_count,
     check_dims,
     check_drop_path,
     check_input,
-    check_maps,
     check_stages,
 )
-from .blocks import FFN, Attention, Block, RoIAdjust
+from .assembly import BlockMaker, make_map_decoder
+from .blocks import Block
+from .gradient_limit import TellsLossScale
 from .loading import load_into_backbone
-from .ops import autocast_dtype, is_tracing, make_linear, project
+from .ops import make_linear, project
 from .padding import make_map, noted_shapes
-from .sampling import SparseSampling
-from .tokens import LatentTokens, SparseFormerOutput, StageRecord
-
-STEMS = dict(early_conv='EarlyConv', patch_embed='PatchEmbed', pixel='RawPixels')
-DECODINGS = dict(
-    adaptive='AdaptiveMixing', static='StaticMixing', linear='LinearDecoding'
-)
-MAP_DECODERS = dict(location_aware='LocationAwareMaps')
+from .tokens import Embeddings, LatentTokens, SparseFormerOutput, StageRecord
 
 
 @MMENGINE_MODELS.register_module()
 @MODELS.register_module()
-class SparseFormer(BaseModule):
+class SparseFormer(TellsLossScale, BaseModule):
     """SparseFormer for images (D = 2) and videos (D = 3).
 
     "SparseFormer: Sparse Visual Recognition via Limited Latent Tokens"
     (https://arxiv.org/abs/2304.03768). A stem makes a feature map; N latent tokens,
     each with a region of interest, sample P points of it per stage: in
     ``focusing_repeats`` runs of one shared block, and once more in the first of
-    ``cortex_depth`` blocks of their own, which run on tokens alone.
+    ``cortex_depth`` blocks of their own, which run on tokens alone. The same class is
+    the models of "Bootstrapping SparseFormers from Vision Foundation Models"
+    (https://arxiv.org/abs/2312.01987), and whatever else its settings combine.
 
     Args:
-        arch: 'tiny', 'small', 'base' (Table 1), 'nano' for small data sets on a CPU,
-            or a dict with any of the keys of :data:`~.arch.ARCHS`; missing keys come
-            from 'tiny'.
-        num_tokens, num_points, focusing_dims, focusing_repeats, cortex_dims,
-            cortex_depth, num_heads, feat_channels, ffn_ratio: each overrides the
-            value of ``arch``. Any ``num_tokens >= 1`` and ``num_points >= 1`` go,
-            squares or not (see :func:`~.rois.split_evenly`). The number of
-            heads must divide both widths. ``focusing_repeats=0`` leaves only the
-            sampling in the cortex.
+        arch: 'tiny', 'small', 'base' (Table 1), 'nano' for small data sets on a CPU;
+            'bootstrapped-base', 'bootstrapped-large', 'bootstrapped-clip-base',
+            'bootstrapped-clip-large'; or a dict with any of the keys of
+            :data:`~.arch.ARCHS`; missing keys come from 'tiny'.
         spatial_dims: 2 for (B, C, H, W) input, 3 for (B, C, T, H, W).
         token_inflation: n_t, copies of the ``num_tokens`` tokens along time (videos).
         time_offsets: where the points of a tube start in time. 'spread': over its
@@ -65,16 +54,11 @@ class SparseFormer(BaseModule):
             which their first gradients are about 1e6 times as large (see
             :func:`~.rois.init_offsets`). An image checkpoint gets them too.
         in_channels: of the input.
-        stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel', or dict(type=...).
-        decoding: 'adaptive', 'static', 'linear', or dict(type=...).
-        roi_init: 'half', 'cell', 'whole' or 'random' (Table 9, appendix A.1).
         fixed_rois: RoIs and sampling points stay where they are initialised and do
             not learn (Table 3b, 'nil'; the paper's row has ``focusing_repeats=0``).
         drop_path_rate: of the last block; the rate rises linearly from 0 over the
             blocks in the order they run, repeats included. (The authors' recipe
             names the last rate only.)
-        limit_coord_grad: clamp the gradient of every sampling coordinate to
-            +-1 / (map height), as the authors do.
         out_type: 'pooled', 'featmap', 'tokens' or 'maps', see Returns of
             :meth:`forward`.
         map_strides: of 'maps' (images only), in pixels of the input: rising, each a
@@ -86,7 +70,7 @@ class SparseFormer(BaseModule):
             'tokens' gives as ``block_tokens``, for heads with auxiliary losses.
         frozen_stages: -1 trains everything; 0 freezes the stem, 1 also the initial
             tokens, the focusing block and the transition, 1 + k also the first k
-            cortex blocks.
+            cortex blocks (the class token with the first).
         with_cp: recompute blocks in the backward pass to save memory.
         norm_eval: keep batch norms of a custom stem in evaluation mode (the built-in
             stems have none).
@@ -94,6 +78,38 @@ class SparseFormer(BaseModule):
             a warning instead of an error.
         init_cfg: as in mmengine, e.g. ``dict(type='Pretrained', checkpoint=...)``.
             A ``backbone.`` prefix and the authors' names are recognised.
+        **settings: each overrides a key of ``arch``. Sizes:
+
+            - num_tokens, num_points: N and P, squares or not
+              (:func:`~.rois.split_evenly`).
+            - focusing_dims, cortex_dims: widths of the tokens, d_f and d_c.
+            - focusing_repeats: 0 leaves only the sampling in the cortex.
+            - cortex_depth: blocks after the transition, the one that samples included.
+            - num_heads: of attention, at every width. Or head_dims: width of a head.
+            - feat_channels: C, of the map. ffn_ratio: hidden width over width.
+
+            Parts, by name or as dict(type=...):
+
+            - stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel'.
+            - decoding: 'adaptive', 'static', 'linear'.
+            - sampling: :class:`~.sampling.SparseSampling`, with limit_coord_grad: clamp
+              the gradient of every coordinate to +-1 / (map height), as the authors do.
+            - roi_adjust: :class:`~.blocks.RoIAdjust`.
+            - position: :class:`~.blocks.CornerEncoding`.
+
+            And how they are put together:
+
+            - roi_init: 'half', 'cell', 'whole', 'random' or 'square', see
+              :func:`~.rois.init_rois`.
+            - shared_embedding: tokens start with one embedding and differ by RoI.
+            - focusing_steps, cortex_steps: what the focusing block and the first cortex
+              block do, in order, see :class:`~.blocks.Block`.
+            - stage_embeddings: a learned vector added before each focusing repeat.
+            - transition_norm: a LayerNorm after the linear layer between the widths.
+            - class_token: one more token, without RoI, joins behind the first cortex
+              block; ``pooled`` is its.
+            - cortex_activation: 'gelu' or 'quick_gelu', in cortex blocks.
+            - norm_eps: of the blocks' LayerNorms and the last one.
 
     Raises:
         ValueError, TypeError: for a wrong argument, naming it and what is allowed.
@@ -109,25 +125,12 @@ class SparseFormer(BaseModule):
     def __init__(
         self,
         arch: Union[str, dict] = 'tiny',
-        num_tokens: Optional[int] = None,
-        num_points: Optional[int] = None,
-        focusing_dims: Optional[int] = None,
-        focusing_repeats: Optional[int] = None,
-        cortex_dims: Optional[int] = None,
-        cortex_depth: Optional[int] = None,
-        num_heads: Optional[int] = None,
-        feat_channels: Optional[int] = None,
-        ffn_ratio: Optional[float] = None,
         spatial_dims: int = 2,
         token_inflation: int = 1,
         time_offsets: str = 'spread',
         in_channels: int = 3,
-        stem: Union[str, dict] = 'early_conv',
-        decoding: Union[str, dict] = 'adaptive',
-        roi_init: str = 'half',
         fixed_rois: bool = False,
         drop_path_rate: float = 0.0,
-        limit_coord_grad: bool = True,
         out_type: str = 'pooled',
         map_strides: Sequence[int] = (4, 8, 16, 32),
         map_channels: Union[int, Sequence[int], None] = None,
@@ -138,21 +141,12 @@ class SparseFormer(BaseModule):
         norm_eval: bool = False,
         allow_partial_load: bool = False,
         init_cfg: Union[dict, List[dict], None] = None,
+        **settings,
     ):
         super().__init__(init_cfg)
-        arch = resolve_arch(
-            arch,
-            num_tokens=num_tokens,
-            num_points=num_points,
-            focusing_dims=focusing_dims,
-            focusing_repeats=focusing_repeats,
-            cortex_dims=cortex_dims,
-            cortex_depth=cortex_depth,
-            num_heads=num_heads,
-            feat_channels=feat_channels,
-            ffn_ratio=ffn_ratio,
-        )
-        depth = arch['cortex_depth']
+        arch = resolve_arch(arch, **settings)
+        depth, repeats = arch['cortex_depth'], arch['focusing_repeats']
+        dims, eps = arch['cortex_dims'], arch['norm_eps']
         check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens', 'maps'))
         check_dims(spatial_dims, token_inflation)
         check_drop_path(drop_path_rate)
@@ -167,82 +161,58 @@ class SparseFormer(BaseModule):
         self.with_cp = with_cp
         self.norm_eval = norm_eval
         self.allow_partial_load = allow_partial_load
-        self.focusing_repeats = arch['focusing_repeats']
-        self.embed_dims = arch['cortex_dims']
+        self.focusing_repeats = repeats
+        self.embed_dims = dims
 
         self.stem = build_part(
-            as_cfg('stem', stem, STEMS),
+            arch['stem'],
             in_channels=check_count('in_channels', in_channels),
             out_channels=arch['feat_channels'],
         )
         self.latent = LatentTokens(
             arch['num_tokens'],
             arch['focusing_dims'],
-            roi_init,
+            arch['roi_init'],
             spatial_dims,
             token_inflation,
             learn_rois=not fixed_rois,
+            shared_embedding=arch['shared_embedding'],
         )
-        decoding = as_cfg('decoding', decoding, DECODINGS)
-
-        def make_block(dims: int, samples: bool) -> Block:
-            # Parts are made, and draw their weights, in the order in which they run.
-            attn, sampling = Attention(dims, arch['num_heads']), {}
-            if samples:
-                sampling = dict(
-                    roi_adjust=None if fixed_rois else RoIAdjust(dims, spatial_dims),
-                    sampler=SparseSampling(
-                        dims,
-                        arch['num_points'],
-                        spatial_dims,
-                        learnable=not fixed_rois,
-                        limit_grad=limit_coord_grad,
-                        time_offsets=time_offsets,
-                    ),
-                    decoder=build_part(
-                        decoding,
-                        dims=dims,
-                        feat_channels=self.stem.out_channels,
-                        num_points=arch['num_points'],
-                    ),
-                )
-            return Block(dims, attn, FFN(dims, arch['ffn_ratio']), **sampling)
-
-        self.focusing = (
-            make_block(arch['focusing_dims'], True) if self.focusing_repeats else None
+        make_block = BlockMaker(
+            arch, self.stem.out_channels, spatial_dims, fixed_rois, time_offsets
         )
-        self.transition = nn.Sequential(
-            make_linear(arch['focusing_dims'], arch['cortex_dims']),
-            nn.LayerNorm(arch['cortex_dims'], eps=1e-6),
-        )
+        self.focusing = self.stage_embeddings = self.class_token = None
+        if repeats:
+            self.focusing = make_block(arch['focusing_dims'], arch['focusing_steps'])
+        if repeats and arch['stage_embeddings']:
+            self.stage_embeddings = Embeddings(repeats, arch['focusing_dims'])
+        self.transition = nn.Sequential(make_linear(arch['focusing_dims'], dims))
+        if arch['transition_norm']:
+            self.transition.append(nn.LayerNorm(dims, eps=eps))
         self.cortex = ModuleList(
-            make_block(arch['cortex_dims'], samples=i == 0)
-            for i in range(arch['cortex_depth'])
+            make_block(dims, steps, arch['cortex_activation'])
+            for steps in [arch['cortex_steps']] + [PLAIN] * (depth - 1)
         )
-        self.norm = nn.LayerNorm(arch['cortex_dims'], eps=1e-6)
-        self.map_decoder = None
-        if out_type == 'maps':
-            self.map_decoder = build_part(
-                as_cfg('map_decoder', map_decoder, MAP_DECODERS),
-                feat_channels=self.stem.out_channels,
-                token_dims=arch['cortex_dims'],
-                in_stride=self.stem.stride,
-                **check_maps(map_strides, map_channels, self.stem.stride, spatial_dims),
-            )
-        elif map_channels is not None:
-            raise ValueError(
-                f'map_channels={map_channels!r} belongs to out_type={"maps"!r}, not to '
-                f'out_type={out_type!r}: set the former, or leave out map_channels'
-            )
+        if arch['class_token']:
+            self.class_token = Embeddings(1, dims)
+        self.norm = nn.LayerNorm(dims, eps=eps)
+        self.map_decoder = make_map_decoder(
+            map_decoder,
+            map_strides,
+            map_channels,
+            stem=self.stem,
+            token_dims=dims,
+            spatial_dims=spatial_dims,
+            out_type=out_type,
+        )
 
-        num_runs = self.focusing_repeats + arch['cortex_depth']
+        num_runs = repeats + depth
         self.drop_path_rates = [
             drop_path_rate * i / max(1, num_runs - 1) for i in range(num_runs)
         ]
         # False makes a loading that re-initialises tokens or points an error: right
         # where the checkpoint must be this model's (testing, resuming).
         self.allow_reinit = True
-        self._warned = False
         self._freeze()
 
     def forward(
@@ -262,9 +232,10 @@ class SparseFormer(BaseModule):
                 ``inputs``; else there is no padding.
 
         Returns:
-            ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens,
-            for ``out_type='pooled'``; the same as a map of one pixel for 'featmap'
-            (configs with a pooling neck or head), as ``(map,)`` with map
+            ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens
+            or of the class token, for ``out_type='pooled'``; the same as a map of one
+            pixel for 'featmap' (configs with a pooling neck or head), as ``(map,)``
+            with map
             (B, d_c, 1, 1) for images, and for videos as the tensor (B, d_c, 1, 1, 1)
             itself, which is what mmaction2's heads take;
             a :class:`SparseFormerOutput` for 'tokens';
@@ -314,8 +285,7 @@ class SparseFormer(BaseModule):
             (1, 9, 36, 2)
         """
         check_input(inputs, self.spatial_dims, self.stem.in_channels)
-        if self.training and not is_tracing():
-            self._check_loss_scale(inputs.device.type)
+        self._check_loss_scale(inputs.device.type)
         if valid_shapes is None:
             valid_shapes = noted_shapes(inputs)
         feature, extents = make_map(self.stem, inputs, valid_shapes)
@@ -326,29 +296,35 @@ class SparseFormer(BaseModule):
         def run(block: Block, name: str, tokens: Tensor, rois: Tensor):
             args = tokens, rois, feature, next(rates), extents
             if self.with_cp and torch.is_grad_enabled():
-                tokens, rois, points = checkpoint(block, *args, use_reentrant=False)
+                tokens, rois, looked = checkpoint(block, *args, use_reentrant=False)
             else:
-                tokens, rois, points = block(*args)
-            if points is not None:
-                everywhere = (
-                    rois.expand(batch, -1, -1),
-                    points.expand(batch, -1, -1, -1),
-                )
-                stages.append(StageRecord(name, *everywhere, tokens))
+                tokens, rois, looked = block(*args)
+            if looked is not None:
+                looked = [x.expand(batch, *x.shape[1:]) for x in looked]
+                stages.append(StageRecord(name, *looked, tokens))
             return tokens, rois
 
         # All images start with the same tokens, so the first stage (which has drop
         # path rate 0) works on a batch of one until features come in.
         tokens, rois = self.latent()
         for i in range(self.focusing_repeats):
+            if self.stage_embeddings is not None:
+                tokens = tokens + self.stage_embeddings.weight[i]
             tokens, rois = run(self.focusing, f'focusing.{i}', tokens, rois)
-        tokens = self.transition[1](project(tokens, self.transition[0]))
+        tokens = project(tokens, self.transition[0])
+        if len(self.transition) > 1:
+            tokens = self.transition[1](tokens)
         for i, block in enumerate(self.cortex):
             tokens, rois = run(block, f'cortex.{i}', tokens, rois)
-            block_tokens.append(tokens)
+            with_class = self.class_token is not None
+            block_tokens.append(tokens[:, 1:] if with_class and i else tokens)
+            if with_class and not i:
+                first = self.class_token.weight.to(tokens.dtype).expand(batch, 1, -1)
+                tokens = torch.cat([first, tokens], 1)
 
         last = len(self.cortex) - 1
         normed = {i: self.norm(block_tokens[i]) for i in {*self.out_indices, last}}
+        pooled = tokens.mean(1) if self.class_token is None else tokens[:, 0]
         return SparseFormerOutput(
             tokens=normed[last],
             rois=rois.expand(batch, -1, -1),
@@ -356,7 +332,7 @@ class SparseFormer(BaseModule):
             map_extents=extents,
             block_tokens=tuple(normed[i] for i in self.out_indices),
             stages=tuple(stages),
-            pooled=self.norm(tokens.mean(1)),
+            pooled=self.norm(pooled),
         )
 
     def _freeze(self):
@@ -364,10 +340,11 @@ class SparseFormer(BaseModule):
         if self.frozen_stages >= 0:
             frozen.append(self.stem)
         if self.frozen_stages >= 1:
-            frozen += [self.latent, self.transition]
-            frozen += [self.focusing] if self.focusing is not None else []
-            frozen += self.cortex[: self.frozen_stages - 1]
-        for module in frozen:
+            frozen += [self.latent, self.stage_embeddings]
+            frozen += [self.focusing, self.transition]
+        if self.frozen_stages >= 2:
+            frozen += [*self.cortex[: self.frozen_stages - 1], self.class_token]
+        for module in [module for module in frozen if module is not None]:
             module.eval()
             for param in module.parameters():
                 param.requires_grad = False
@@ -382,31 +359,6 @@ class SparseFormer(BaseModule):
                     if isinstance(module, _BatchNorm):
                         module.eval()
         return self
-
-    def set_loss_scale(self, scale: float):
-        """Tell the gradient limit of sampling coordinates the current loss scale.
-
-        :class:`sparseformer_mm.LossScaleHook` does so before every iteration.
-        """
-        for sampler in self._samplers():
-            sampler.set_loss_scale(scale)
-
-    def _samplers(self) -> List[SparseSampling]:
-        return [m for m in self.modules() if isinstance(m, SparseSampling)]
-
-    def _check_loss_scale(self, device_type: str):
-        if self._warned or autocast_dtype(device_type) is not torch.float16:
-            return
-        if not all(sampler.knows_loss_scale for sampler in self._samplers()):
-            self._warned = True
-            warnings.warn(
-                'SparseFormer trains under float16 autocast, but nothing tells it the '
-                'loss scale: the limit on coordinate gradients would be off by that '
-                "factor. Add dict(type='sparseformer_mm.LossScaleHook') to "
-                'custom_hooks, or call set_loss_scale() if you scale the loss '
-                'yourself. (bfloat16 needs neither.)',
-                stacklevel=3,
-            )
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rate decay in mmpretrain.

@@ -31,24 +31,28 @@ from .ops import (
 _EPS = 1e-7  # added to the variance (authors' training code)
 
 
-def channel_norm(x: Tensor) -> Tensor:
-    """Normalise the last axis with the unbiased variance, without learnable weights.
+def channel_norm(x: Tensor, biased: bool = False, eps: float = _EPS) -> Tensor:
+    """Normalise the last axis, without learnable weights.
 
-    ``(x - mean) / sqrt(var_unbiased + 1e-7)``, as ``layer_norm`` with its biased
-    variance: both agree once epsilon and gain are scaled by (C - 1) / C.
+    ``(x - mean) / sqrt(variance + eps)``. The unbiased variance is had of
+    ``layer_norm``, whose is biased, by scaling epsilon and gain by (C - 1) / C.
 
     Args:
         x: (..., C) with C at least 2.
+        biased: whether the variance is.
+        eps: added to it.
 
     Returns:
         Tensor (..., C), float32 or float64.
     """
     channels = int(x.shape[-1])  # a tensor while torch.jit traces
-    ratio = (channels - 1) / channels
     with no_autocast(x):
         x = at_least_float32(x)
+        if biased:
+            return F.layer_norm(x, (channels,), eps=eps)
+        ratio = (channels - 1) / channels
         gain = x.new_full((channels,), ratio**0.5)
-        return F.layer_norm(x, (channels,), gain, eps=_EPS * ratio)
+        return F.layer_norm(x, (channels,), gain, eps=eps * ratio)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -91,19 +95,28 @@ class _FramewiseStem(BaseModule):
 
 
 class _ConvStem(_FramewiseStem):
-    """A stem with one convolution, ``self.conv``."""
+    """A stem with one convolution, ``self.conv``, and :func:`channel_norm`."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         frames_per_chunk: Optional[int],
+        biased_norm: bool,
+        norm_eps: float,
         init_cfg=None,
     ):
         super().__init__(in_channels, out_channels, init_cfg)
+        self.biased_norm = biased_norm
+        self.norm_eps = norm_eps
         if frames_per_chunk is not None:
             frames_per_chunk = check_count('frames_per_chunk', frames_per_chunk)
         self.frames_per_chunk = frames_per_chunk
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, H, W, C)."""
+        x = x.permute(0, 2, 3, 1).contiguous()
+        return channel_norm(x, self.biased_norm, self.norm_eps)
 
     def _chunk(self, x: Tensor) -> Optional[int]:
         # On CPU, one image at a time keeps the convolution's output in the cache.
@@ -133,6 +146,9 @@ class EarlyConv(_ConvStem):
         frames_per_chunk: of a video, how many frames run at a time (in training,
             once more in the backward pass); the convolution's output, four times as
             large as the map, then never exists for the whole batch. None: all.
+        biased_norm, norm_eps: variance and epsilon of the norm. The authors' training
+            code has the unbiased one and 1e-7, their bootstrapped models the biased
+            one and 1e-5.
 
     Shape:
         (B, in_channels, [T,] H, W) -> (B, [T,] ceil(H/4), ceil(W/4), C).
@@ -145,9 +161,13 @@ class EarlyConv(_ConvStem):
         in_channels: int = 3,
         out_channels: int = 96,
         frames_per_chunk: Optional[int] = None,
+        biased_norm: bool = False,
+        norm_eps: float = _EPS,
         init_cfg=None,
     ):
-        super().__init__(in_channels, out_channels, frames_per_chunk, init_cfg)
+        super().__init__(
+            in_channels, out_channels, frames_per_chunk, biased_norm, norm_eps, init_cfg
+        )
         self.conv = nn.Conv2d(in_channels, out_channels, 7, stride=2, padding=3)
         self._reset()
 
@@ -155,7 +175,7 @@ class EarlyConv(_ConvStem):
         x = self.conv(_channels_last(x))
         # The maximum commutes with ReLU, which has a quarter of the work after it.
         x = F.relu(F.max_pool2d(x, 3, stride=2, padding=1), inplace=True)
-        return channel_norm(x.permute(0, 2, 3, 1).contiguous())
+        return self._norm(x)
 
 
 @MODELS.register_module()
@@ -166,7 +186,7 @@ class PatchEmbed(_ConvStem):
         in_channels: of the image.
         out_channels: C.
         patch_size: in pixels. The input is padded with zeros to a multiple of it.
-        frames_per_chunk: as in :class:`EarlyConv`.
+        frames_per_chunk, biased_norm, norm_eps: as in :class:`EarlyConv`.
 
     Shape:
         (B, in_channels, [T,] H, W) -> (B, [T,] ceil(H/8), ceil(W/8), C).
@@ -178,9 +198,13 @@ class PatchEmbed(_ConvStem):
         out_channels: int = 96,
         patch_size: int = 8,
         frames_per_chunk: Optional[int] = None,
+        biased_norm: bool = False,
+        norm_eps: float = _EPS,
         init_cfg=None,
     ):
-        super().__init__(in_channels, out_channels, frames_per_chunk, init_cfg)
+        super().__init__(
+            in_channels, out_channels, frames_per_chunk, biased_norm, norm_eps, init_cfg
+        )
         self.stride = patch_size
         self.conv = nn.Conv2d(in_channels, out_channels, patch_size, stride=patch_size)
         self._reset()
@@ -189,7 +213,7 @@ class PatchEmbed(_ConvStem):
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))
         x = self.conv(_channels_last(x))
-        return channel_norm(x.permute(0, 2, 3, 1).contiguous())
+        return self._norm(x)
 
 
 @MODELS.register_module()

@@ -18,8 +18,8 @@ class StageRecord(NamedTuple):
         name: 'focusing.0', ..., 'cortex.0'.
         rois: (B, N, 2D) center and size used by the stage, in units of the image.
         points: (B, N, P, D) sampling points in units of the image, x first.
-        tokens: (B, N, d) after the stage, without LayerNorm; d is d_f in focusing
-            stages, d_c in the cortex.
+        tokens: (B, N, d) after the stage's block, without LayerNorm; d is d_f in
+            focusing stages, d_c in the cortex.
     """
 
     name: str
@@ -33,7 +33,8 @@ class SparseFormerOutput(NamedTuple):
 
     That is :meth:`.SparseFormer.forward_intermediates`, and what dense heads get with
     ``out_type='tokens'`` (mmseg's heads find the map under ``in_index=2``). N counts
-    all tokens, of all copies along time.
+    all tokens, of all copies along time; a class token, which has no RoI, is not
+    among them.
 
     Attributes:
         tokens: (B, N, d_c) last tokens, each through the final LayerNorm. A linear
@@ -47,8 +48,8 @@ class SparseFormerOutput(NamedTuple):
         block_tokens: (B, N, d_c) each, after the cortex blocks of ``out_indices``,
             through the final LayerNorm.
         stages: a :class:`StageRecord` per sampling stage, in order.
-        pooled: (B, d_c), the final LayerNorm of the mean over the last tokens: what
-            classification heads take.
+        pooled: (B, d_c), the final LayerNorm of the mean over the last tokens, or of
+            the class token where there is one: what classification heads take.
     """
 
     tokens: Tensor
@@ -58,6 +59,30 @@ class SparseFormerOutput(NamedTuple):
     block_tokens: Tuple[Tensor, ...]
     stages: Tuple[StageRecord, ...]
     pooled: Tensor
+
+
+class Embeddings(BaseModule):
+    """Learnable vectors, which start truncated normal with deviation 0.02.
+
+    Args:
+        num: of them.
+        dims: their width.
+
+    Shape:
+        weight (num, dims).
+    """
+
+    def __init__(self, num: int, dims: int, init_cfg=None):
+        super().__init__(init_cfg)
+        self.weight = nn.Parameter(torch.empty(num, dims))
+        self._reset()
+
+    def _reset(self):
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def init_weights(self):
+        self._reset()
+        super().init_weights()  # an init_cfg of its own wins
 
 
 class LatentTokens(BaseModule):
@@ -70,10 +95,12 @@ class LatentTokens(BaseModule):
         spatial_dims: 2, or 3 for tubes.
         inflation: copies of the image's tokens along time (3 dims only).
         learn_rois: False freezes the RoIs.
+        shared_embedding: all tokens start with the same embedding, and differ by
+            their RoIs alone.
 
     Shape:
-        token_embeddings (n_t * N, d_f), token_rois (n_t * N, 2D); copies in time are
-        the outer index.
+        token_embeddings (n_t * N, d_f), or (1, d_f) if shared; token_rois
+        (n_t * N, 2D); copies in time are the outer index.
     """
 
     def __init__(
@@ -84,6 +111,7 @@ class LatentTokens(BaseModule):
         spatial_dims: int = 2,
         inflation: int = 1,
         learn_rois: bool = True,
+        shared_embedding: bool = False,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -91,7 +119,9 @@ class LatentTokens(BaseModule):
         self.num_tokens = num_tokens
         self.inflation = inflation
         total = num_tokens * inflation
-        self.token_embeddings = nn.Parameter(torch.empty(total, dims))
+        self.token_embeddings = nn.Parameter(
+            torch.empty(1 if shared_embedding else total, dims)
+        )
         self.token_rois = nn.Parameter(
             torch.empty(total, 2 * spatial_dims), requires_grad=learn_rois
         )
@@ -101,7 +131,8 @@ class LatentTokens(BaseModule):
     def _reset(self):
         embeddings = self.token_embeddings[: self.num_tokens]
         nn.init.trunc_normal_(embeddings)
-        self.token_embeddings.copy_(embeddings.repeat(self.inflation, 1))
+        if len(embeddings) < len(self.token_embeddings):
+            self.token_embeddings.copy_(embeddings.repeat(self.inflation, 1))
         rois = init_rois(self.num_tokens, self.roi_init)
         if self.token_rois.shape[1] == 6:
             rois = inflate_rois(rois, self.inflation)
@@ -116,4 +147,5 @@ class LatentTokens(BaseModule):
         rois = at_least_float32(self.token_rois)
         # Copies: a view of a parameter requires grad even under no_grad, where torch's
         # module tracker (of its FLOP counter) then looks for a graph that is not there.
-        return self.token_embeddings[None].clone(), rois[None].clone()
+        embeddings = self.token_embeddings[None].clone()
+        return embeddings.expand(-1, len(rois), -1), rois[None].clone()

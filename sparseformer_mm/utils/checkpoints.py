@@ -18,7 +18,7 @@ from ..models.files import (
     load_checkpoint,
     read_checkpoint,
 )
-from ..models.layouts import CheckpointError
+from ..models.finding import CheckpointError
 from .errors import explain_errors, fail
 
 __all__ = [

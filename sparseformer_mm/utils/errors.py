@@ -8,7 +8,7 @@ import mmengine
 import torch
 
 from ..engine.data_errors import explain_data_error
-from ..models.layouts import CheckpointError
+from ..models.finding import CheckpointError
 
 __all__ = ['explain_errors', 'fail']
 

@@ -9,7 +9,7 @@ from sparseformer_mm import SparseFormer
 
 DATA = Path(__file__).parents[1] / 'data'
 
-# The architecture behind both files, but for tokens and points.
+# The architecture behind the first paper's files, but for tokens and points.
 GOLDEN_ARCH = dict(
     focusing_dims=64,
     cortex_dims=128,
@@ -20,6 +20,16 @@ GOLDEN_ARCH = dict(
 )
 IMAGE_ARCH = dict(GOLDEN_ARCH, num_tokens=9, num_points=9)
 VIDEO_ARCH = dict(GOLDEN_ARCH, num_tokens=4, num_points=36)
+
+BOOTSTRAPPED_SIZES = dict(
+    num_tokens=8,
+    num_points=9,
+    focusing_dims=64,
+    focusing_repeats=2,
+    cortex_dims=128,
+    cortex_depth=3,
+    feat_channels=16,
+)
 
 
 class Golden(dict):

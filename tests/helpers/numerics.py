@@ -5,6 +5,11 @@ from typing import Sequence
 import torch
 
 
+def assert_exact(actual, expected, atol: float = 1e-9) -> None:
+    """For what is computed in float64 by the same formulas."""
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
 def assert_near(
     actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], tolerance: float
 ) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from helpers.small_model import ARCH, small_model
 from sparseformer_mm import SparseFormer, build
 from sparseformer_mm.models.files import check_file, check_resumable, read_checkpoint
-from sparseformer_mm.models.layouts import CheckpointError, SeveralModelsError
+from sparseformer_mm.models.finding import CheckpointError, SeveralModelsError
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 126\n'
 

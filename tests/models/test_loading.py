@@ -12,13 +12,8 @@ from helpers.golden import VIDEO_ARCH, golden_model
 from helpers.small_model import ARCH
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.engine import ConvertCheckpointHook
-from sparseformer_mm.models.layouts import (
-    CheckpointError,
-    find_weights,
-    from_mm,
-    inflate_state,
-    to_mm,
-)
+from sparseformer_mm.models.finding import CheckpointError, find_weights
+from sparseformer_mm.models.layouts import from_mm, inflate_state, to_mm
 from sparseformer_mm.models.rois import init_offsets
 from sparseformer_mm.registry import MODELS
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.golden import IMAGE_ARCH, VIDEO_ARCH, classify, golden_model
-from helpers.numerics import assert_near
+from helpers.numerics import assert_exact, assert_near
 from helpers.small_model import small_model
 from sparseformer_mm import SparseFormer, SparseFormerOutput
 from sparseformer_mm.models import ops
@@ -20,10 +20,6 @@ from sparseformer_mm.registry import MODELS
 def image_model(image_v1, dtype):
     state = image_v1.part()
     return golden_model(state, IMAGE_ARCH, dtype), to_mm(state, 'v1')
-
-
-def assert_exact(actual, expected, atol=1e-9):
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 def test_float64_is_the_authors_code(image_v1):

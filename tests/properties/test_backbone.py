@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.generated import cases
 from sparseformer_mm import SparseFormer
-from sparseformer_mm.models.sparseformer import DECODINGS, STEMS
+from sparseformer_mm.models.arch import DECODINGS, STEMS
 
 SMALL = dict(
     num_tokens=2,
@@ -255,9 +255,14 @@ WRONG = {
     'token_inflation': [*NO_COUNTS, None, 2],
     'time_offsets': ['x', None, 0, ['spread']],
     'in_channels': [*NO_COUNTS, None],
-    'stem': ['resnet', None, 3, [], {}, dict(type='Nothing'), dict(kind='x')],
-    'decoding': ['x', None, 3, [], {}, dict(type='Nothing'), dict(kind='x')],
-    'roi_init': ['x', None, 1, ['half']],
+    'stem': ['resnet', 3, [], {}, dict(type='Nothing'), dict(kind='x')],
+    'decoding': ['x', 3, [], {}, dict(type='Nothing'), dict(kind='x')],
+    'roi_init': ['x', 1, ['half']],
+    'head_dims': [*NO_COUNTS, 3],
+    'norm_eps': [0, -1, 'x', math.nan, [1]],
+    'focusing_steps': ['look', [], ['ffn'], ['look', 'jump'], ['look'] * 2, 3],
+    'class_token': ['yes', 2, math.nan],
+    'cortex_activation': ['relu', 1, ['gelu']],
     'drop_path_rate': [1, -0.1, 'x', None, math.nan, [0.1]],
     'out_type': ['x', None, 1, ['pooled']],
     'out_indices': [3, None, (2,), (-3,), ('a',), (0.5,), 'ab', {}, (True,)],

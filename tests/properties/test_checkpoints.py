@@ -8,7 +8,8 @@ from mmengine.runner import load_checkpoint
 
 from helpers.generated import cases
 from sparseformer_mm import SparseFormer
-from sparseformer_mm.models.layouts import CheckpointError, from_mm, inflate_state
+from sparseformer_mm.models.finding import CheckpointError
+from sparseformer_mm.models.layouts import from_mm, inflate_state
 
 ARCH = dict(
     num_tokens=4,

@@ -4,12 +4,13 @@
     python tools/model_converters/showlab_to_mm.py SRC DST --to v1  # and back
     python tools/model_converters/showlab_to_mm.py SRC --check      # only report
 
-SRC may be in any of the three layouts (mm, v1: the authors' training code, v2: their
-later library), wrapped or not, or a safetensors file; of several copies the averaged
-(EMA) one is taken. From mm to mm every tensor of the model is kept, its neck and head
-too, and prefixes such as ``module.``, ``_orig_mod.`` or Lightning's ``model.`` are
-taken away. The authors' files become those of a model of mmpretrain (``backbone.*``,
-``head.fc.*``) or, for videos, of mmaction2 (``backbone.*``, ``cls_head.fc_cls.*``).
+SRC may be in any of the four layouts (mm, v1: the authors' training code, v2: their
+later library, bootstrapped: the second paper's models in it), wrapped or not, or a
+safetensors file; of several copies the averaged (EMA) one is taken. From mm to mm
+every tensor of the model is kept, its neck and head too, and prefixes such as
+``module.``, ``_orig_mod.`` or Lightning's ``model.`` are taken away. The authors'
+files become those of a model of mmpretrain (``backbone.*``, ``head.fc.*``) or, for
+videos, of mmaction2 (``backbone.*``, ``cls_head.fc_cls.*``).
 
 Nothing is written if SRC has tensors without a place in DST; they are listed.
 """
@@ -25,15 +26,18 @@ import torch
 from torch import Tensor
 
 from sparseformer_mm.models.files import read_checkpoint
-from sparseformer_mm.models.layouts import (
+from sparseformer_mm.models.finding import (
     CheckpointError,
     Weights,
     find_weights,
-    from_mm,
     split_classifier,
+    to_whole_model,
+)
+from sparseformer_mm.models.layouts import (
+    from_mm,
+    is_bootstrapped,
     to_mm,
     to_openmmlab,
-    to_whole_model,
     unexpected_keys,
 )
 from sparseformer_mm.utils.errors import fail
@@ -47,7 +51,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('src', help='checkpoint to read')
     parser.add_argument('dst', nargs='?', help='file to write')
     parser.add_argument(
-        '--to', choices=['mm', 'v1', 'v2'], default='mm', help='names to write'
+        '--to',
+        choices=['mm', 'v1', 'v2', 'bootstrapped'],
+        default='mm',
+        help='names to write',
     )
     parser.add_argument(
         '--check',
@@ -116,7 +123,7 @@ def split(weights: Weights) -> Tuple[Dict[str, Tensor], List[str]]:
 def check(state: Dict[str, Tensor]) -> bool:
     """Run every layout there and back; True if no tensor is missing or changed."""
     fine = True
-    for target in ('v1', 'v2'):
+    for target in ['bootstrapped'] if is_bootstrapped(state) else ['v1', 'v2']:
         back = to_mm(from_mm(state, target), target)
         missing = sorted(set(state) - set(back))
         changed = [
