@@ -92,6 +92,16 @@ def check_stages(depth: int, frozen_stages: int, out_indices: Sequence[int]):
         )
 
 
+def check_pretrained(pretrained):
+    """Raise ValueError for weights that a config gives to any backbone it has."""
+    if pretrained is not None:
+        raise ValueError(
+            f'pretrained={pretrained!r} of the model are weights of the backbone that '
+            'was here before: set pretrained=None beside backbone=dict(...), and give '
+            "the backbone init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+
+
 def check_maps(strides, channels, stem_stride: int, spatial_dims: int) -> dict:
     """Raise ValueError unless a stem of this stride can give such maps.
 
@@ -113,12 +123,11 @@ def check_maps(strides, channels, stem_stride: int, spatial_dims: int) -> dict:
     if not many or not strides:
         raise ValueError(f'map_strides={strides!r} must be a list like (4, 8, 16, 32)')
     before = stem_stride
-    for index, stride in enumerate(strides):
-        repeated = index and stride == before
-        if check_count('map_strides', stride) % before or repeated:
+    for stride in strides:
+        if check_count('map_strides', stride) % before:
             raise ValueError(
                 f'map_strides={strides!r}: the first must be a multiple of the '
-                f"stem's stride, {stem_stride}, and each other of the one before, for "
+                f"stem's stride, {stem_stride}, and each next of the one before, for "
                 f'instance {tuple(stem_stride * 2**i for i in range(len(strides)))}'
             )
         before = stride

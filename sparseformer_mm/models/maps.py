@@ -108,7 +108,7 @@ class LocationAwareMaps(BaseModule):
         feat_channels: C of the stem's map.
         token_dims: d_c, the width of the tokens.
         in_stride: of the stem's map.
-        strides: of the maps, rising; each a multiple of the one before and of
+        strides: of the maps; each a multiple of the one before, the first of
             ``in_stride``.
         channels: of each map.
         num_heads: of the attention; must divide all ``channels``.

@@ -18,6 +18,7 @@ from .arguments import (
     check_dims,
     check_drop_path,
     check_input,
+    check_pretrained,
     check_stages,
 )
 from .assembly import BlockMaker, make_map_decoder
@@ -61,8 +62,8 @@ class SparseFormer(TellsLossScale, BaseModule):
             names the last rate only.)
         out_type: 'pooled', 'featmap', 'tokens' or 'maps', see Returns of
             :meth:`forward`.
-        map_strides: of 'maps' (images only), in pixels of the input: rising, each a
-            multiple of the one before, the first of the stem's stride.
+        map_strides: of 'maps' (images only), in pixels of the input: each a multiple of
+            the one before, the first of the stem's stride.
         map_channels: of 'maps', one number or one per stride. None is 256.
         map_decoder: what restores 'maps' from tokens: 'location_aware'
             (:class:`.LocationAwareMaps`), or dict(type=...).
@@ -144,6 +145,7 @@ class SparseFormer(TellsLossScale, BaseModule):
         **settings,
     ):
         super().__init__(init_cfg)
+        check_pretrained(settings.pop('pretrained', None))
         arch = resolve_arch(arch, **settings)
         depth, repeats = arch['cortex_depth'], arch['focusing_repeats']
         dims, eps = arch['cortex_dims'], arch['norm_eps']
