@@ -1,6 +1,37 @@
 """Settings of the published models, and of one for a CPU.
 
-What a setting means is in the docstring of :class:`~.sparseformer.SparseFormer`.
+Sizes:
+
+- num_tokens, num_points: N and P, squares or not (:func:`~.rois.split_evenly`).
+- focusing_dims, cortex_dims: widths of the tokens, d_f and d_c.
+- focusing_repeats: runs of the focusing block; 0 leaves the sampling in the cortex.
+- cortex_depth: blocks after the transition, the one that samples included.
+- num_heads: of attention, at every width. Or head_dims: the width of a head.
+- feat_channels: C, of the map.
+- ffn_ratio: hidden width of a feed-forward network over its width.
+
+Parts, by name or as dict(type=...):
+
+- stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel'.
+- decoding: 'adaptive', 'static', 'linear'.
+- sampling: 'sparse' (:class:`~.sampling.SparseSampling`), with limit_coord_grad: clamp
+  the gradient of every sampling coordinate to +-1 / (map height), as the authors do.
+- roi_adjust: 'linear' (:class:`~.blocks.RoIAdjust`, which knows ``mlp=True``).
+- position: 'corners' (:class:`~.blocks.CornerEncoding`), where a step says 'position'.
+
+And how they are put together:
+
+- roi_init: 'half', 'cell', 'whole', 'random' (Table 9, appendix A.1) or 'square', see
+  :func:`~.rois.init_rois`.
+- shared_embedding: all tokens start with one embedding and differ by their RoIs.
+- focusing_steps, cortex_steps: what the focusing block and the first cortex block do,
+  in order, see :class:`~.blocks.Block`. The other cortex blocks are plain.
+- stage_embeddings: a learned vector is added to the tokens before each repeat.
+- transition_norm: a LayerNorm follows the linear layer from d_f to d_c.
+- class_token: one more token, without a RoI, joins behind the first cortex block, and
+  ``pooled`` is what becomes of it.
+- cortex_activation: 'gelu' or 'quick_gelu' (CLIP's), in cortex blocks.
+- norm_eps: of the LayerNorms of blocks and of the last one.
 """
 
 from typing import Dict, Tuple, Union

@@ -85,17 +85,17 @@ MAP_DECODERS = dict(location_aware='LocationAwareMaps')
 
 
 def make_map_decoder(
+    out_type: str,
     decoder: Union[str, dict],
     strides: Sequence[int],
     channels: Union[int, Sequence[int], None],
     stem: nn.Module,
     token_dims: int,
     spatial_dims: int,
-    out_type: str,
 ) -> Optional[nn.Module]:
     """What gives the maps of a model with ``out_type='maps'``; None for other types.
 
-    The first three arguments are those of :class:`.SparseFormer` named ``map_*``.
+    ``decoder``, ``strides`` and ``channels`` are ``map_*`` of :class:`.SparseFormer`.
 
     Raises:
         ValueError: for maps that cannot be had, or are described but not asked for.

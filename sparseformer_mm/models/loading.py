@@ -97,8 +97,8 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
         for key, value in fitted.items()
         if own[key].shape != value.shape
     ]
+    missing = [key for key in own if key not in fitted and key not in redrawn]
     fitted = {k: v for k, v in fitted.items() if own[k].shape == v.shape}
-    missing = [key for key in own if key not in source and key not in redrawn]
     extra = [key for key in source if key not in own]
     unneeded = {'classifier': 'head.'}
     if model.map_decoder is None:

@@ -300,8 +300,8 @@ class SparseSampling(BaseModule):
         """Where the tokens look.
 
         Args:
-            tokens: (B, N, d).
-            rois: (B, N, 2D).
+            tokens: (B, N, d), or (1, N, d).
+            rois: (B, N, 2D), or (1, N, 2D).
 
         Returns:
             Tensor (B, N, P, D) in units of the image, x first, float32 or better.
@@ -310,11 +310,11 @@ class SparseSampling(BaseModule):
             offsets = at_least_float32(self.bias)
             if self.learnable:
                 tokens = tokens.to(self.norm.weight.dtype)
-                offsets = (
-                    at_least_float32(project(self.norm(tokens), self.proj)) + offsets
-                )
+                moves = project(self.norm(tokens), self.proj)
+                offsets = at_least_float32(moves) + offsets
+            else:
+                offsets = offsets.expand(*rois.shape[:2], -1)
             offsets = offsets.unflatten(-1, (self.num_points, self.spatial_dims))
-            offsets = offsets.expand(*rois.shape[:2], -1, -1)
             return points_in_rois(rois, offsets, self.offset_eps)
 
     def forward(

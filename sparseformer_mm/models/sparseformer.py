@@ -79,38 +79,14 @@ class SparseFormer(TellsLossScale, BaseModule):
             a warning instead of an error.
         init_cfg: as in mmengine, e.g. ``dict(type='Pretrained', checkpoint=...)``.
             A ``backbone.`` prefix and the authors' names are recognised.
-        **settings: each overrides a key of ``arch``. Sizes:
-
-            - num_tokens, num_points: N and P, squares or not
-              (:func:`~.rois.split_evenly`).
-            - focusing_dims, cortex_dims: widths of the tokens, d_f and d_c.
-            - focusing_repeats: 0 leaves only the sampling in the cortex.
-            - cortex_depth: blocks after the transition, the one that samples included.
-            - num_heads: of attention, at every width. Or head_dims: width of a head.
-            - feat_channels: C, of the map. ffn_ratio: hidden width over width.
-
-            Parts, by name or as dict(type=...):
-
-            - stem: 'early_conv', 'patch_embed' (ViT/8), 'pixel'.
-            - decoding: 'adaptive', 'static', 'linear'.
-            - sampling: :class:`~.sampling.SparseSampling`, with limit_coord_grad: clamp
-              the gradient of every coordinate to +-1 / (map height), as the authors do.
-            - roi_adjust: :class:`~.blocks.RoIAdjust`.
-            - position: :class:`~.blocks.CornerEncoding`.
-
-            And how they are put together:
-
-            - roi_init: 'half', 'cell', 'whole', 'random' or 'square', see
-              :func:`~.rois.init_rois`.
-            - shared_embedding: tokens start with one embedding and differ by RoI.
-            - focusing_steps, cortex_steps: what the focusing block and the first cortex
-              block do, in order, see :class:`~.blocks.Block`.
-            - stage_embeddings: a learned vector added before each focusing repeat.
-            - transition_norm: a LayerNorm after the linear layer between the widths.
-            - class_token: one more token, without RoI, joins behind the first cortex
-              block; ``pooled`` is its.
-            - cortex_activation: 'gelu' or 'quick_gelu', in cortex blocks.
-            - norm_eps: of the blocks' LayerNorms and the last one.
+        **settings: each overrides a key of ``arch``, whose meaning is on the page of
+            :mod:`~.arch`. Sizes: num_tokens, num_points, focusing_dims,
+            focusing_repeats, cortex_dims, cortex_depth, num_heads or head_dims,
+            feat_channels, ffn_ratio. Parts: stem, decoding, sampling,
+            limit_coord_grad, roi_adjust, position. How they are put together:
+            roi_init, shared_embedding, focusing_steps, cortex_steps,
+            stage_embeddings, transition_norm, class_token, cortex_activation,
+            norm_eps.
 
     Raises:
         ValueError, TypeError: for a wrong argument, naming it and what is allowed.
@@ -198,20 +174,12 @@ class SparseFormer(TellsLossScale, BaseModule):
         if arch['class_token']:
             self.class_token = Embeddings(1, dims)
         self.norm = nn.LayerNorm(dims, eps=eps)
+        maps = map_decoder, map_strides, map_channels
         self.map_decoder = make_map_decoder(
-            map_decoder,
-            map_strides,
-            map_channels,
-            stem=self.stem,
-            token_dims=dims,
-            spatial_dims=spatial_dims,
-            out_type=out_type,
+            out_type, *maps, self.stem, dims, spatial_dims
         )
-
-        num_runs = repeats + depth
-        self.drop_path_rates = [
-            drop_path_rate * i / max(1, num_runs - 1) for i in range(num_runs)
-        ]
+        runs = range(repeats + depth)
+        self.drop_path_rates = [drop_path_rate * i / max(1, runs[-1]) for i in runs]
         # False makes a loading that re-initialises tokens or points an error: right
         # where the checkpoint must be this model's (testing, resuming).
         self.allow_reinit = True
@@ -237,9 +205,8 @@ class SparseFormer(TellsLossScale, BaseModule):
             ``(pooled,)`` with pooled (B, d_c), the LayerNorm of the mean over tokens
             or of the class token, for ``out_type='pooled'``; the same as a map of one
             pixel for 'featmap' (configs with a pooling neck or head), as ``(map,)``
-            with map
-            (B, d_c, 1, 1) for images, and for videos as the tensor (B, d_c, 1, 1, 1)
-            itself, which is what mmaction2's heads take;
+            with map (B, d_c, 1, 1) for images, and for videos as the tensor
+            (B, d_c, 1, 1, 1) itself, which is what mmaction2's heads take;
             a :class:`SparseFormerOutput` for 'tokens';
             for 'maps' a tuple of maps (B, C_l, ceil(H / s_l), ceil(W / s_l)), one for
             each s_l of ``map_strides``, as the backbones of mmdet and mmseg give them,
@@ -313,14 +280,13 @@ class SparseFormer(TellsLossScale, BaseModule):
             if self.stage_embeddings is not None:
                 tokens = tokens + self.stage_embeddings.weight[i]
             tokens, rois = run(self.focusing, f'focusing.{i}', tokens, rois)
-        tokens = project(tokens, self.transition[0])
-        if len(self.transition) > 1:
-            tokens = self.transition[1](tokens)
+        for layer in self.transition:
+            tokens = project(tokens, layer)
         for i, block in enumerate(self.cortex):
             tokens, rois = run(block, f'cortex.{i}', tokens, rois)
-            with_class = self.class_token is not None
-            block_tokens.append(tokens[:, 1:] if with_class and i else tokens)
-            if with_class and not i:
+            joined = i > 0 and self.class_token is not None
+            block_tokens.append(tokens[:, 1:] if joined else tokens)
+            if i == 0 and self.class_token is not None:
                 first = self.class_token.weight.to(tokens.dtype).expand(batch, 1, -1)
                 tokens = torch.cat([first, tokens], 1)
 
@@ -338,18 +304,16 @@ class SparseFormer(TellsLossScale, BaseModule):
         )
 
     def _freeze(self):
-        frozen = []
-        if self.frozen_stages >= 0:
-            frozen.append(self.stem)
-        if self.frozen_stages >= 1:
-            frozen += [self.latent, self.stage_embeddings]
-            frozen += [self.focusing, self.transition]
-        if self.frozen_stages >= 2:
-            frozen += [*self.cortex[: self.frozen_stages - 1], self.class_token]
-        for module in [module for module in frozen if module is not None]:
-            module.eval()
-            for param in module.parameters():
-                param.requires_grad = False
+        stages = [
+            [self.stem],
+            [self.latent, self.stage_embeddings, self.focusing, self.transition],
+            [self.cortex[0], self.class_token],
+            *([block] for block in self.cortex[1:]),
+        ]
+        for module in sum(stages[: self.frozen_stages + 1], []):
+            if module is not None:
+                module.eval()
+                module.requires_grad_(False)
 
     def train(self, mode: bool = True):
         """Switch mode; frozen stages (and batch norms, with norm_eval) stay put."""
