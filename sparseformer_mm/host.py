@@ -34,6 +34,7 @@ __all__ = [
     'LIBRARIES',
     'Drawing',
     'Host',
+    'Instances',
     'Library',
     'Normalisation',
     'Prediction',
@@ -109,6 +110,22 @@ class Normalisation(NamedTuple):
         return pixels.to(torch.uint8).cpu().numpy()
 
 
+class Instances(NamedTuple):
+    """What a detector found in a picture, best first.
+
+    Attributes:
+        boxes: (n, 4) x1, y1, x2, y2 relative to the picture.
+        scores: (n,).
+        labels: (n,).
+        masks: (n, H, W) bool; None if it gives none.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: Optional[np.ndarray] = None
+
+
 class Prediction(NamedTuple):
     """What a model says about one picture or clip, each task in its own fields.
 
@@ -118,9 +135,11 @@ class Prediction(NamedTuple):
             picture itself, which its RoIs are relative to; T is 1 for a picture.
         scores: (K,) probability of each class, of a classifier.
         threshold: of a class that is there, where there may be several; else None.
-        token_logits: (N, K) class by class what each token says, of a detector.
+        token_logits: (N, K) class by class what each token says, of a detector whose
+            boxes are those of tokens.
         token_scores: (N, K) the same as probabilities.
-        token_boxes: (N, 4) x1, y1, x2, y2 relative to the picture, of a detector.
+        token_boxes: (N, 4) x1, y1, x2, y2 relative to the picture, of such a detector.
+        instances: of other detectors.
         mask: (H, W) class of each pixel, of a segmentor.
     """
 
@@ -131,6 +150,7 @@ class Prediction(NamedTuple):
     token_logits: Optional[Tensor] = None
     token_scores: Optional[Tensor] = None
     token_boxes: Optional[np.ndarray] = None
+    instances: Optional[Instances] = None
     mask: Optional[np.ndarray] = None
 
 
@@ -193,7 +213,7 @@ class Host:
         raise NotImplementedError(f'{self.scope} has no such function')
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise unless a model has tokens that its answer can be traced to.
+        """Raise unless a model has tokens, which look somewhere.
 
         Raises:
             ValueError: naming the cause and the cure.
@@ -205,6 +225,14 @@ class Host:
                 'a config with sparseformer_mm.SparseFormer (other models are drawn '
                 'and exported by the tools of their library)'
             )
+
+    def check_answer(self, model: nn.Module) -> None:
+        """Raise unless a model gives an :meth:`answer`.
+
+        Raises:
+            ValueError: naming the cause and the cure.
+        """
+        self.check_model(model)
 
     def forward(self, model: nn.Module, images: Tensor) -> Any:
         """Run a model in its mode 'tensor': what the head gives, for any model."""
@@ -233,7 +261,7 @@ class Host:
     def answer(self, model: nn.Module, images: Tensor, raw: bool) -> Tuple[Tensor, ...]:
         """What the library predicts, as tensors and without data samples.
 
-        For models that pass :meth:`check_model`; can be traced.
+        For models that pass :meth:`check_answer`; can be traced.
 
         Args:
             model: in evaluation mode.

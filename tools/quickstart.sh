@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained SparseFormer with one command:
 #
-#   bash tools/quickstart.sh [--task classification|detection|segmentation|video]
+#   bash tools/quickstart.sh [--task classification|detection|instance|segmentation|video]
 #                            [--stack onedl|openmmlab] [--python PATH]
 #
 # Makes the environment, makes a data set of real handwritten digits (nothing
 # is downloaded for it), trains a small model, tests it and draws where its
 # tokens look. The task is classification if not given; the others need the
-# environment of all libraries (tools/setup_env.sh --level full), and the segmentor
-# starts from the detector, which is trained first if it is not there. A second run
-# reuses all that is there; after Ctrl-C the same command goes on from the last
-# finished epoch.
+# environment of all libraries (tools/setup_env.sh --level full). detection is of
+# boxes by the tokens themselves, instance of boxes and masks by mmdet's Mask R-CNN
+# on maps from the tokens. The segmentor starts from the detector, which is trained
+# first if it is not there. A second run reuses all that is there; after Ctrl-C the
+# same command goes on from the last finished epoch.
 set -euo pipefail
 
 export SPARSEFORMER_CWD=${SPARSEFORMER_CWD:-$PWD}  # what a relative path is seen from
@@ -19,7 +20,7 @@ case " $* " in *' -h '*|*' --help '*)
     sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' tools/quickstart.sh
     exit ;;
 esac
-task=classification setup=() named=${SPARSEFORMER_PYTHON:-}
+task=classification scenes='' figures=1 setup=() named=${SPARSEFORMER_PYTHON:-}
 while [ $# -gt 0 ]; do
     case $1 in
         --task)
@@ -41,6 +42,10 @@ case $task in
         config=configs/detection/sparseformer-nano-modern_1xb16_digits.py
         data=data/digits_detection level=full work=work_dirs/quickstart_detection
         metric='coco/bbox_mAP: [0-9.]+' means='mAP (0 to 1)' ;;
+    instance)
+        config=configs/detection/mask-rcnn_sparseformer-nano_1xb16_digits.py scenes=detection
+        data=data/digits_detection level=full work=work_dirs/quickstart_instance figures=2
+        metric='coco/(bbox|segm)_mAP: [0-9.]+' means='mAP of boxes and masks (0 to 1)' ;;
     segmentation)
         config=configs/segmentation/sparseformer-nano_1xb8_digits.py
         data=data/digits_segmentation level=full work=work_dirs/quickstart_segmentation
@@ -50,9 +55,10 @@ case $task in
         data=data/digits_video level=full work=work_dirs/quickstart_video
         metric='acc/top1: [0-9.]+' means='top-1 (0 to 1)' ;;
     *)
-        echo "--task is classification, detection, segmentation or video, not '$task'" >&2
+        echo "--task is classification, detection, instance, segmentation or video, not '$task'" >&2
         exit 2 ;;
 esac
+scenes=${scenes:-$task}  # the data set, and what the libraries have to be good for
 step() { printf '\n=== %s (%d s since the start)\n' "$*" "$SECONDS"; }
 trap 'printf "\nInterrupted; the same command continues.\n"; exit 130' INT TERM
 SECONDS=0
@@ -61,7 +67,7 @@ step 'environment'
 python=$(bash tools/setup_env.sh ${setup[@]+"${setup[@]}"} --level "$level")
 if [ -n "$named" ] && [ "$task" != classification ]; then
     # a named interpreter was checked for classification only
-    report=$("$python" tools/check_env.py --need "$task") || {
+    report=$("$python" tools/check_env.py --need "$scenes") || {
         echo "$report" >&2
         echo "ERROR: cure what is marked above, or name no interpreter" >&2
         exit 1
@@ -78,7 +84,7 @@ if [ "$task" = segmentation ] && [ ! -f work_dirs/quickstart_detection/epoch_6.p
 fi
 
 step "data: $data"
-"$python" tools/dataset_converters/make_digits.py "$data" --task "$task"
+"$python" tools/dataset_converters/make_digits.py "$data" --task "$scenes"
 
 mkdir -p "$work"
 training_start=$SECONDS
@@ -105,11 +111,11 @@ checkpoint=$work/$(basename "$(cat "$work/last_checkpoint")")
 step 'test'
 "$python" tools/test.py "$config" "$checkpoint" --work-dir "$work" 2>&1 |
     tee "$work/test.txt"
-result=$(grep -oE "$metric" "$work/test.txt" | tail -n 1) || {
+result=$(grep -oE "$metric" "$work/test.txt" | tail -n "$figures") || {
     echo "ERROR: the test printed no '${metric%%: *}'; see $work/test.txt" >&2
     exit 1
 }
-result=${result##* }
+result=$(sed 's/.*: //' <<<"$result" | paste -sd ' ')
 [ "$task" != classification ] || result=$(LC_ALL=C printf %.1f "$result")
 
 step 'pictures'
@@ -119,7 +125,7 @@ case $task in
             "$data/val" --out "$work/pictures" --max-images 1000 --shuffle \
             --num-drawn 4 --json "$work/pictures/focus.json"
         picture=$work/pictures/sheet.png ;;
-    detection)
+    detection | instance)
         "$python" tools/visualization/vis_focus.py "$config" "$checkpoint" \
             "$data/val" --out "$work/pictures"
         picture=$work/pictures ;;

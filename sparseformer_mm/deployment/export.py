@@ -60,7 +60,7 @@ class Exportable(nn.Module):
     ):
         super().__init__()
         self.host = host_of(scope)
-        self.host.check_model(model)
+        self.host.check_answer(model)
         self.model = model
         self.task = self.host.task
         self.raw = raw

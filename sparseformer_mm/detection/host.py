@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..host import Drawing, Host, Prediction
+from ..host import Drawing, Host, Instances, Prediction
 from ..models.rois import rois_to_corners
 from . import checks
 from .head import SparseFormerHead
@@ -35,13 +35,14 @@ class DetectionHost(Host):
         # A palette keeps it from asking the test data, which may not be there.
         return init_detector(cfg, None, palette='random', device=device)
 
-    def check_model(self, model: nn.Module) -> None:
-        super().check_model(model)
+    def check_answer(self, model: nn.Module) -> None:
+        super().check_answer(model)
         head = getattr(model, 'bbox_head', None)
         if not isinstance(head, SparseFormerHead):
+            kind = type(model if head is None else head).__name__
             raise ValueError(
-                f'the head is a {type(head).__name__}, whose boxes belong to no token: '
-                'give a config with sparseformer_mm.detection.SparseFormerHead'
+                f'{kind} is not exported here: give a config with '
+                'sparseformer_mm.detection.SparseFormerHead'
             )
 
     def forward(self, model: nn.Module, images: Tensor) -> Any:
@@ -112,7 +113,13 @@ class DetectionHost(Host):
         return views
 
     def predict(self, model: nn.Module, source: Union[str, np.ndarray]) -> Prediction:
-        """Classes and box of each token, those that mmdet's own results come from."""
+        """Classes and box of each token, those that mmdet's own results come from.
+
+        Of a detector whose boxes belong to no token, mmdet's results.
+        """
+        if not isinstance(getattr(model, 'bbox_head', None), SparseFormerHead):
+            sample = inference_detector(model, source)
+            return Prediction(sample.img_shape, instances=_instances(sample))
         outputs = []
         hook = model.bbox_head.register_forward_hook(
             lambda module, args, output: outputs.append(output)
@@ -134,6 +141,19 @@ class DetectionHost(Host):
             token_scores=scores,
             token_boxes=rois_to_corners(boxes).clamp(0, 1).cpu().numpy(),
         )
+
+
+def _instances(sample: DetDataSample) -> Instances:
+    found = sample.pred_instances.cpu()
+    found = found[found.scores.argsort(descending=True, stable=True)]
+    height, width = sample.ori_shape
+    boxes = found.bboxes / found.bboxes.new_tensor([width, height, width, height])
+    return Instances(
+        boxes.clamp(0, 1).numpy(),
+        found.scores.numpy(),
+        found.labels.numpy(),
+        np.asarray(found.masks, dtype=bool) if 'masks' in found else None,
+    )
 
 
 HOST = DetectionHost()

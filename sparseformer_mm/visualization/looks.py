@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..host import Host, Prediction
+from ..host import Host, Instances, Prediction
 from ..utils.errors import fail
 from .disturb import Disturbed
 from .panels import token_colors
@@ -253,6 +253,8 @@ def _look_at_picture(model, host, picture, truth, classes, choice: Choice) -> Lo
         best = int(prediction.token_logits.max(0).values.argmax())
         default = (best, 'best detection')
         look = _with_detections(look, prediction, classes, choice.score_thr)
+    elif prediction.instances is not None:
+        look = _with_instances(look, prediction.instances, classes, choice.score_thr)
     elif prediction.mask is not None:
         true_mask = truth.mask(picture.path)
         if true_mask is not None and picture.disturbed is not None:
@@ -281,6 +283,39 @@ def _with_detections(look: Look, prediction: Prediction, classes, threshold) -> 
         summary=summary or nothing,
         detections=Detections(tokens, prediction.token_boxes[tokens], texts),
     )
+
+
+def _with_instances(look: Look, found: Instances, classes, threshold) -> Look:
+    """Paint what a detector found, mask or outline, the best on top."""
+    count = int((found.scores >= threshold).sum())
+    texts = [
+        f'{name_of(classes, int(label))} {score:.2f}'
+        for label, score in zip(found.labels[:count], found.scores)
+    ]
+    colors = token_colors(count)
+    seen = np.full(look.image.shape[:2], -1)
+    for i in reversed(range(count)):
+        if found.masks is None:
+            seen[_outline(found.boxes[i], seen.shape)] = i
+        else:
+            seen[found.masks[i]] = i
+    text = ', '.join(texts) or f'nothing with a score of {threshold:g}'
+    return look._replace(
+        title=text,
+        summary=text,
+        painted=dict(prediction=paint(look.image, seen, (colors * 255).round())),
+        legend=list(zip(texts, colors)),
+    )
+
+
+def _outline(box: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, the border of a box (x1, y1, x2, y2 relative to the picture)."""
+    x1, y1, x2, y2 = (box * np.tile(shape[::-1], 2)).round().astype(int)
+    width = max(1, max(shape) // 200)
+    border = np.zeros(shape, bool)
+    border[y1:y2, x1:x2] = True
+    border[y1 + width : y2 - width, x1 + width : x2 - width] = False
+    return border
 
 
 def _with_masks(look: Look, masks: dict, palette, classes) -> Look:

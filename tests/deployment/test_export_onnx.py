@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
 from helpers import toy_classifier, toy_detector, toy_segmentor, toy_video  # noqa: E402
 from helpers.scripts import load_tool, run_tool  # noqa: E402
+from sparseformer_mm import SparseFormer  # noqa: E402
 from sparseformer_mm.deployment import check, export  # noqa: E402
 from sparseformer_mm.utils.configs import load_config  # noqa: E402
 
@@ -408,3 +409,12 @@ def test_refuses_models_it_does_not_know():
         export.Exportable(torch.nn.Identity(), 'mmocr')
     with pytest.raises(ValueError, match='the backbone is a NoneType'):
         export.Exportable(torch.nn.Identity(), 'mmengine')
+
+
+@pytest.mark.mmdet
+def test_refuses_detectors_on_maps():
+    pytest.importorskip('mmdet', reason='needs mmdet')
+    model = torch.nn.Module()
+    model.backbone = SparseFormer('nano', out_type='maps', map_channels=8)
+    with pytest.raises(ValueError, match='Module is not exported here: give a config'):
+        export.Exportable(model, 'mmdet')

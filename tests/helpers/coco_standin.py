@@ -61,7 +61,7 @@ def annotations(scenes: Sequence[Scene], names: Sequence[str], ids: list) -> Dic
                     bbox=[x, y, w, h],
                     area=w * h,
                     iscrowd=int(crowd),
-                    segmentation=[],
+                    segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
                 )
             )
     categories = [dict(id=i, name=name) for i, name in zip(ids, names)]

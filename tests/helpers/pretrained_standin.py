@@ -52,8 +52,8 @@ def assert_starts_from(state: dict, model: nn.Module) -> None:
     """A model initialises itself from an image classifier of fewer or as many tokens.
 
     All of its backbone is loaded, but for tokens where they are more: their embeddings
-    come from a normal distribution, centers of RoIs are uniform, sizes one half. The
-    log says so.
+    come from a normal distribution, centers of RoIs are uniform, sizes one half; and
+    for what restores maps. The log says so.
     """
     lines = listen()
     model.init_weights()
@@ -66,14 +66,15 @@ def assert_starts_from(state: dict, model: nn.Module) -> None:
     for key in kept:
         assert torch.equal(loaded[key], state[key]), key
     (report,) = {line for line in lines if line.startswith('SparseFormer: ')}
-    assert f'{len(kept)}/{len(backbone)} tensors loaded' in report
+    maps = [key for key in loaded if key.startswith('backbone.map_decoder.')]
+    assert f'{len(kept)}/{len(backbone) + len(maps)} tensors loaded' in report
     if tokens == theirs:
         assert 're-initialised' not in report
         return
-    assert report.endswith(
-        f'{tokens} tokens here, {theirs} in the checkpoint; '
-        're-initialised: latent.token_embeddings, latent.token_rois'
-    )
+    new = 'no map decoder in the checkpoint; ' if maps else ''
+    new += 're-initialised: latent.token_embeddings, latent.token_rois'
+    new = f'{tokens} tokens here, {theirs} in the checkpoint; {new}'
+    assert f'{new}, map_decoder.' in report if maps else report.endswith(new)
     assert embeddings.shape == (tokens, 64)
     assert abs(embeddings.mean()) < 0.04
     assert 0.86 < embeddings.std() < 0.9  # cut at two deviations

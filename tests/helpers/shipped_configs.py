@@ -3,7 +3,7 @@
 import copy
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, List, Union
+from typing import Callable, List, Optional, Union
 
 import pytest
 from mmengine.config import Config
@@ -39,14 +39,20 @@ def loaders(cfg: Config) -> List[dict]:
     return [cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]
 
 
-def shrink(cfg: Config, folder: Path, head: str, width: str, **options) -> Config:
+def shrink(
+    cfg: Config,
+    folder: Path,
+    head: Optional[str] = None,
+    width: Optional[str] = None,
+    **options,
+) -> Config:
     """Make a config's run one iteration of a small model, in place.
 
     Args:
         cfg: its data sets come to stand in ``folder / 'data'``.
         folder: where it works.
-        head: of the model.
-        width: of this head, what it calls the width of tokens.
+        head: of the model, if it takes tokens.
+        width: of this head, what it calls their width.
         **options: more of the backbone.
 
     Returns:
@@ -60,7 +66,8 @@ def shrink(cfg: Config, folder: Path, head: str, width: str, **options) -> Confi
         cfg.model.backbone.update(
             focusing_repeats=1, focusing_dims=64, cortex_dims=64, num_heads=4, **options
         )
-        cfg.model[head][width] = 64
+        if head is not None:
+            cfg.model[head][width] = 64
     length = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'
     cfg.train_cfg[length] = cfg.train_cfg.val_interval = 1
     cfg.default_hooks.checkpoint.interval = cfg.default_hooks.logger.interval = 1

@@ -29,6 +29,7 @@ esac
 METRICS = (
     'accuracy/top1: 11.1  '  # of a batch; the last one counts
     'accuracy/top1: 95.1234  coco/bbox_mAP: 0.7560  coco/bbox_mAP_50: 0.9750  '
+    'coco/segm_mAP: 0.7710  coco/segm_mAP_50: 0.9640  '
     'aAcc: 98.0000  mIoU: 77.2500  mAcc: 88.0000  acc/top1: 0.9125  acc/mean1: 0.9'
 )
 
@@ -84,7 +85,7 @@ def test_help_names_the_tasks(checkout):
     for option in ('-h', '--help'):
         code, out, err = checkout.run('--task', 'detection', option)
         assert (code, err) == (0, '')
-        assert '[--task classification|detection|segmentation|video]' in out
+        assert '[--task classification|detection|instance|segmentation|video]' in out
         assert 'set -euo' not in out
     assert checkout.calls() == []
 
@@ -94,7 +95,8 @@ def test_help_names_the_tasks(checkout):
     [
         (
             ('--task', 'pose'),
-            "--task is classification, detection, segmentation or video, not 'pose'",
+            '--task is classification, detection, instance, segmentation or video, not '
+            "'pose'",
         ),
         (('--task',), '--task needs a value'),
     ],
@@ -106,11 +108,18 @@ def test_bad_task(checkout, arguments, message):
 
 
 @pytest.mark.parametrize(
-    'task, library',
-    [('detection', 'mmdet'), ('segmentation', 'mmseg'), ('video', 'mmaction')],
+    'task, needed, library',
+    [
+        ('detection', 'detection', 'mmdet'),
+        ('instance', 'detection', 'mmdet'),
+        ('segmentation', 'segmentation', 'mmseg'),
+        ('video', 'video', 'mmaction'),
+    ],
 )
 @pytest.mark.parametrize('by_option', [True, False])
-def test_a_named_interpreter_has_to_suit_the_task(checkout, task, library, by_option):
+def test_a_named_interpreter_has_to_suit_the_task(
+    checkout, task, needed, library, by_option
+):
     python, environment = str(checkout.python), dict(FAKE_COMPLETE='')
     arguments = ['--task', task]
     if by_option:
@@ -124,7 +133,7 @@ def test_a_named_interpreter_has_to_suit_the_task(checkout, task, library, by_op
     # Before anything else was done.
     assert [call.split('tools/')[1] for call in checkout.calls()] == [
         'check_env.py --need classification',
-        f'check_env.py --need {task}',
+        f'check_env.py --need {needed}',
     ]
     assert sorted(path.name for path in checkout.root.iterdir()) == ['tools']
 
@@ -157,6 +166,12 @@ def test_a_relative_interpreter_is_seen_from_the_callers_folder(checkout, by_opt
             '0.7560 mAP (0 to 1)',
         ),
         (
+            'instance',
+            'quickstart_instance',
+            'detection/mask-rcnn_sparseformer-nano_1xb16_digits.py',
+            '0.7560 0.7710 mAP of boxes and masks (0 to 1)',
+        ),
+        (
             'segmentation',
             'quickstart_segmentation',
             'segmentation/sparseformer-nano_1xb8_digits.py',
@@ -181,7 +196,10 @@ def test_each_task_from_end_to_end(checkout, task, folder, config, result):
     assert 'the first training iterations are through' in out
     # A complete interpreter's report is not shown.
     assert 'everything works' not in out + err
-    assert any(call.endswith(task) for call in checkout.calls('check_env.py'))
+    # The scenes of `instance` are those of detection, with the masks of their digits.
+    scenes = 'detection' if task == 'instance' else task
+    assert checkout.calls('make_digits.py')[-1].endswith(f' --task {scenes}')
+    assert any(call.endswith(scenes) for call in checkout.calls('check_env.py'))
     assert (ROOT / 'configs' / config).is_file()
     *before, training = checkout.calls('tools/train.py')
     # A segmentor starts from a detector.

@@ -27,6 +27,7 @@ from sparseformer_mm.visualization.figures import (  # noqa: E402
 from sparseformer_mm.visualization.looks import (  # noqa: E402
     Choice,
     _with_detections,
+    _with_instances,
     best_tokens,
     chosen_stages,
 )
@@ -230,6 +231,7 @@ def test_best_class_of_each_token(toys, monkeypatch, sigmoid):
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4]]).repeat(4, 1)
     boxes[2] = torch.tensor([0.1, 0.9, 0.4, 0.4])
     monkeypatch.setattr(host, 'inference_detector', inference)
+    monkeypatch.setattr(host, 'SparseFormerHead', Head)
     model = SimpleNamespace(bbox_head=Head(sigmoid, logits, boxes))
     prediction = toy.host.predict(model, 'a.jpg')
     look = Look('a', [Frame('image', None)], [])
@@ -244,6 +246,46 @@ def test_best_class_of_each_token(toys, monkeypatch, sigmoid):
     first, other = tokens.tolist().index(2), tokens.tolist().index(0)
     np.testing.assert_allclose(boxes[first], [0, 0.7, 0.3, 1], atol=1e-6)
     np.testing.assert_allclose(boxes[other], [0.4, 0.3, 0.6, 0.7], atol=1e-6)
+
+
+@pytest.mark.parametrize('masks', [True, False])
+@pytest.mark.mmdet
+def test_what_belongs_to_no_token_is_painted(toys, monkeypatch, masks):
+    """Masks, or else outlines of boxes; the best is on top."""
+    toys('detection')
+    from mmengine.structures import InstanceData
+
+    from sparseformer_mm.detection import host
+
+    found = InstanceData(
+        bboxes=torch.tensor([[2.0, 0, 8, 4], [-1, 1, 4, 5], [0, 0, 8, 6]]),
+        scores=torch.tensor([0.6, 0.9, 0.1]),
+        labels=torch.tensor([1, 0, 2]),
+    )
+    if masks:
+        found.masks = np.zeros((3, 6, 8), bool)
+        found.masks[0, 0:4, 2:8] = found.masks[1, 1:5, 0:4] = found.masks[2] = True
+    sample = SimpleNamespace(img_shape=(12, 16), ori_shape=(6, 8), pred_instances=found)
+    monkeypatch.setattr(host, 'inference_detector', lambda model, source: sample)
+    prediction = host.HOST.predict(SimpleNamespace(roi_head=None), 'a.jpg')
+    assert prediction.shape == (12, 16)
+    image = np.full((6, 8, 3), 100, np.uint8)
+    look = Look('a', [Frame('image', image)], [])
+    look = _with_instances(look, prediction.instances, ('cat', 'dog', 'owl'), 0.5)
+    assert look.title == 'cat 0.90, dog 0.60'
+    assert [text for text, _ in look.legend] == ['cat 0.90', 'dog 0.60']
+    below, above = np.zeros((2, 6, 8), bool)
+    below[0:4, 2:8] = above[1:5, 0:4] = True
+    if not masks:
+        below[1:3, 3:7] = above[2:4, 1:3] = False
+    expected = np.where(above, 0, np.where(below, 1, -1))
+    painted = look.painted['prediction']
+    for i, (_, color) in enumerate(look.legend):
+        mixed = 35 + 0.65 * 255 * color
+        there = painted[expected == i]
+        assert len(there) > 8
+        np.testing.assert_allclose(there, np.tile(mixed, (len(there), 1)), atol=1)
+    assert (painted[expected == -1] == 100).all()
 
 
 def spied(toy, model, source):

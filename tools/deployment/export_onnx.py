@@ -167,7 +167,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             f'default_scope of {args.config} is {cfg.get("default_scope")!r}, none of '
             f'{", ".join(LIBRARIES)}: no such model can be exported'
         )
-    model = load_model(cfg, args.checkpoint, check=host.check_model)
+    model = load_model(cfg, args.checkpoint, check=host.check_answer)
     try:
         module = export.Exportable(model, host.scope, args.raw, args.with_preprocess)
         layout = 'T H W' if module.rank == 3 else 'H W'
