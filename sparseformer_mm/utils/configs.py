@@ -43,6 +43,7 @@ _ALIASES = {
     'mmpretrain:deit-base': 'deit-base_16xb64_in1k',
 }
 
+PARTS = ('model', 'backbone', 'features')
 _DROP_PATH_RATES = {'tiny': 0.2, 'small': 0.3, 'base': 0.4}
 
 
@@ -136,6 +137,19 @@ class _TensorMode(nn.Module):
         return self.host.forward(self.model, x)
 
 
+class _Features(nn.Module):
+    """What of a model makes its features: the backbone, with or without the neck."""
+
+    def __init__(self, model: nn.Module, part: str) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.neck = getattr(model, 'neck', None) if part == 'features' else None
+
+    def forward(self, x: Tensor):
+        x = self.backbone(x)
+        return x if self.neck is None else self.neck(x)
+
+
 def _without_pretrained(cfg):
     """A copy of a model config in which nothing is loaded or downloaded."""
     if isinstance(cfg, dict):
@@ -169,7 +183,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logger.level)  # or all of them remember that they were off
 
 
-def build_model(name: str, options: Optional[dict] = None, **kwargs) -> nn.Module:
+def build_model(
+    name: str, options: Optional[dict] = None, part: str = 'model', **kwargs
+) -> nn.Module:
     """Build a model that takes one tensor and returns what its head returns.
 
     Args:
@@ -177,12 +193,15 @@ def build_model(name: str, options: Optional[dict] = None, **kwargs) -> nn.Modul
             plain classifier with 1000 classes, a config file of any library, or
             ``LIBRARY:CONFIG`` for a config that a library ships.
         options: Overrides for a config.
+        part: One of :data:`PARTS`: 'model', 'backbone', or 'features', the backbone
+            and the neck.
         **kwargs: More arguments of a plain SparseFormer.
     """
     family, _, arch = name.partition('-')
     if family == 'sparseformer' and arch in ARCHS:
         kwargs.setdefault('drop_path_rate', _DROP_PATH_RATES.get(arch, 0.0))
-        return SparseFormerClassifier(arch, **kwargs)
+        model = SparseFormerClassifier(arch, **kwargs)
+        return model if part == 'model' else _Features(model, part)
     path = name if name.endswith('.py') else find_config(name)
     cfg = load_config(path, options)
     if 'model' not in cfg:
@@ -191,4 +210,6 @@ def build_model(name: str, options: Optional[dict] = None, **kwargs) -> nn.Modul
     with _quiet():
         model = MODELS.build(_without_pretrained(cfg.model))
         model.init_weights()
-    return _TensorMode(model, host_of(cfg))
+    if part == 'model':
+        return _TensorMode(model, host_of(cfg))
+    return _Features(model, part)

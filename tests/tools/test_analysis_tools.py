@@ -57,6 +57,22 @@ def test_flops_of_a_config(tmp_path):
     assert report['parts']['head']['macs'] == 32 * 3
     stem = 16 * 24 * 7 * 7 * 3 * 16
     assert report['parts']['backbone.stem']['macs'] == stem
+    for part in ('backbone', 'features'):  # it has no neck
+        of_part = flops(f'{config} --shape 32 48 --cfg-options {options} --part {part}')
+        assert of_part['macs'] == report['macs'] - 32 * 3
+        assert 'head' not in of_part['parts']
+
+
+def test_features_are_backbone_and_neck():
+    pytest.importorskip('mmdet')
+    name = 'mmdet:retinanet_r50_fpn_1x_coco'
+    backbone, features = (
+        flops(f'{name} --shape 64 64 --part {part}')
+        for part in ('backbone', 'features')
+    )
+    neck = features['parts'].pop('neck')
+    assert features['parts'] == backbone['parts'] and neck['macs'] > 0
+    assert features['params'] == backbone['params'] + neck['params']
 
 
 def test_model_shipped_by_a_library():
@@ -84,7 +100,7 @@ def test_get_flops_errors(arguments, message):
 def minis(tmp_path, monkeypatch):
     """Two small models, by names that the benchmark knows."""
 
-    def build(name, options=None):
+    def build(name, options=None, part='model'):
         torch.manual_seed(0)
         return torch.nn.Sequential(
             torch.nn.Conv2d(3, int(name), 4, 4),
@@ -102,8 +118,8 @@ def test_benchmark(minis, mode):
     options += f'--channels-last --no-memory --markdown --json {minis}/out.json'
     status, out = run_tool(benchmark, '4', '8', *SMALL, *options.split())
     assert status == 0, out
-    out = out[out.index(f'{mode}, batch') :]  # after the progress
-    assert out.startswith(f'{mode}, batch 2, 32x32, bf16, channels-last')
+    out = out[out.index(f'{mode}, model, batch') :]  # after the progress
+    assert out.startswith(f'{mode}, model, batch 2, 32x32, bf16, channels-last')
     assert '| model' in out
     result = json.loads((minis / 'out.json').read_text())
     assert result['environment']['torch'] == torch.__version__

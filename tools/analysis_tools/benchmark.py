@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparseformer_mm.utils.configs import CfgOptions, build_model
+from sparseformer_mm.utils.configs import PARTS, CfgOptions, build_model
 from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.outputs import check_writable
 
@@ -49,6 +49,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--baseline', help='model the ratios refer to (the first one if not given)'
+    )
+    parser.add_argument(
+        '--part', choices=PARTS, default='model', help='features: backbone and neck'
     )
     parser.add_argument('--mode', choices=['infer', 'train'], default='infer')
     parser.add_argument('--batch-size', type=int, default=8)
@@ -180,7 +183,8 @@ def measure_speed(args: argparse.Namespace) -> Dict[str, List[float]]:
     steps, times = {}, {}
     for name in args.models:
         print(f'warming up {name}', file=sys.stderr, flush=True)
-        steps[name] = make_step(build_model(name, args.cfg_options), args)
+        model = build_model(name, args.cfg_options, args.part)
+        steps[name] = make_step(model, args)
         timed(steps[name], max(1, args.warmup), args.device)
         once = timed(steps[name], 1, args.device)
         times[name] = max(1, round(args.seconds / once))
@@ -227,15 +231,15 @@ def measure_own_memory(args: argparse.Namespace) -> Optional[float]:
     # A first build imports everything and is thrown away.
     before = 0.0
     if on_cpu:
-        build_model(args.memory_of, args.cfg_options)
+        build_model(args.memory_of, args.cfg_options, args.part)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # or the heap keeps what it freed
         before = resident_mib(peak=False)
-        model = build_model(args.memory_of, args.cfg_options)
+        model = build_model(args.memory_of, args.cfg_options, args.part)
         # Initialisation may have peaked higher than any step: start anew.
         Path('/proc/self/clear_refs').write_text('5')
     else:
-        model = build_model(args.memory_of, args.cfg_options)
+        model = build_model(args.memory_of, args.cfg_options, args.part)
     step = make_step(model, args)
     for _ in range(3):
         step()
@@ -294,6 +298,7 @@ def summarize(
     return dict(
         settings=dict(
             mode=args.mode,
+            part=args.part,
             batch_size=args.batch_size,
             shape=args.shape,
             amp=args.amp,
@@ -357,7 +362,7 @@ def table(result: dict, markdown: bool) -> str:
     if markdown:
         lines = [f'| {line} |' for line in lines]
     about = (
-        f'{settings["mode"]}, batch {settings["batch_size"]}, '
+        f'{settings["mode"]}, {settings["part"]}, batch {settings["batch_size"]}, '
         f'{"x".join(map(str, settings["shape"]))}, '
         f'{settings["amp"] or "fp32"}'
         f'{", compiled" if settings["compile"] else ""}'

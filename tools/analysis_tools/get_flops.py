@@ -3,6 +3,7 @@
 Examples:
     python tools/analysis_tools/get_flops.py sparseformer-tiny
     python tools/analysis_tools/get_flops.py my_config.py --shape 384 384
+    python tools/analysis_tools/get_flops.py my_detector.py --part features
     python tools/analysis_tools/get_flops.py my_video_config.py --shape 32 224 224
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from sparseformer_mm.models import AdaptiveMixing, SparseFormer, StaticMixing
-from sparseformer_mm.utils.configs import CfgOptions, build_model
+from sparseformer_mm.utils.configs import PARTS, CfgOptions, build_model
 from sparseformer_mm.utils.counting import MacReport, count_macs
 from sparseformer_mm.utils.errors import fail
 
@@ -31,6 +32,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'model',
         help='a config file, LIBRARY:CONFIG such as mmpretrain:swin-tiny, or '
         'sparseformer-tiny (-small, -base) for the plain classifier',
+    )
+    parser.add_argument(
+        '--part', choices=PARTS, default='model', help='features: backbone and neck'
     )
     parser.add_argument(
         '--shape',
@@ -88,7 +92,7 @@ def split(model: nn.Module, own: Dict[str, int]) -> Dict[str, dict]:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    model = build_model(args.model, args.cfg_options)
+    model = build_model(args.model, args.cfg_options, args.part)
     for module in model.modules():
         if isinstance(module, SparseFormer) and module.spatial_dims != len(args.shape):
             layout = 'T H W, e.g. 32 224 224' if module.spatial_dims == 3 else 'H W'
