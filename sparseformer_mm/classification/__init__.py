@@ -27,6 +27,10 @@ except ImportError as error:
         'tools/check_env.py --need classification says more'
     ) from error
 
+from .bootstrap import BootstrapSparseFormer
+
+__all__ = ['BootstrapSparseFormer']
+
 _MIM = Path(__file__).parents[1] / '.mim'
 
 
