@@ -16,15 +16,15 @@ model = dict(
         # One RoI per cell of a grid: a start that small data learns fast from.
         roi_init='cell',
         drop_path_rate=0.0,
-        map_strides=(4, 8, 16),
+        map_strides=(4, 8),
         map_channels=64,
     ),
-    neck=dict(in_channels=[64, 64, 64], out_channels=64, num_outs=3),
+    neck=dict(in_channels=[64, 64], out_channels=64, num_outs=2),
     rpn_head=dict(
         in_channels=64,
         feat_channels=32,
-        # Digits are 24 to 72 pixels high.
-        anchor_generator=dict(scales=[6], ratios=[1.0, 2.0], strides=[4, 8, 16]),
+        # Digits are 24 to 72 pixels high, and higher than wide.
+        anchor_generator=dict(scales=[6, 9], ratios=[1.5], strides=[4, 8]),
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(
