@@ -13,7 +13,7 @@ pytest.importorskip(
 
 from mmpretrain.structures import DataSample  # noqa: E402
 
-from helpers.into_configs import build, load, train  # noqa: E402
+from helpers.into_configs import build, load, load_snippet, train  # noqa: E402
 
 pytestmark = [pytest.mark.mmpretrain, pytest.mark.usefixtures('quiet')]
 WIDTHS = {'swin-tiny_16xb64_in1k': 768, 'resnet50_8xb32_in1k': 2048}
@@ -22,11 +22,14 @@ WIDTHS = {'swin-tiny_16xb64_in1k': 768, 'resnet50_8xb32_in1k': 2048}
 @pytest.mark.parametrize('name', WIDTHS)
 @pytest.mark.parametrize('out_type', ['featmap', 'maps'])
 def test_trains_and_predicts(name, out_type):
-    backbone, head = dict(out_type=out_type), dict(in_channels=192)
-    if out_type == 'maps':
-        backbone.update(map_strides=[32], map_channels=WIDTHS[name])
-        head = {}
-    cfg = load(f'mmpretrain:{name}', backbone, head=head)
+    if out_type == 'maps':  # the head stays as well
+        backbone = dict(map_strides=[32], map_channels=WIDTHS[name])
+        cfg = load(f'mmpretrain:{name}', dict(backbone, out_type='maps'))
+    elif 'resnet' in name:
+        cfg = load_snippet('mmpretrain', name)
+    else:
+        backbone, head = dict(out_type='featmap'), dict(in_channels=512)
+        cfg = load(f'mmpretrain:{name}', backbone, head=head)
     assert cfg.model.neck.type == 'GlobalAveragePooling'
     cfg.model.data_preprocessor = cfg.data_preprocessor
     model = build(cfg)

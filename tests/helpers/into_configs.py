@@ -1,4 +1,4 @@
-"""SparseFormer into a config that a library ships: the backbone replaced, no more."""
+"""SparseFormer into a config that a library ships, as the page on that says."""
 
 import copy
 import logging
@@ -9,7 +9,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
+from helpers.pages import DOCS, snippet
 from sparseformer_mm.utils.configs import find_config
+
+PAGE = DOCS / 'into_your_config.md'
 
 # Sizes that heads have for a GPU and many objects; not one of them meets the backbone.
 SMALL = dict(
@@ -50,11 +53,33 @@ def load(name: str, backbone: dict, **model) -> Config:
         backbone: arguments of SparseFormer.
         **model: other settings of the model, merged.
     """
+    library, _, stem = name.partition(':')
+    assert f'| `{stem}` |' in PAGE.read_text('utf-8')
     cfg = Config.fromfile(find_config(name))
     replaced = dict(_delete_=True, type='sparseformer_mm.SparseFormer', **backbone)
     cfg.merge_from_dict(dict(model=dict(model, backbone=replaced)))
-    cfg.model.backbone.update(arch='nano', num_tokens=9, cortex_depth=1)
+    make_small(cfg)
     return cfg
+
+
+def load_snippet(library: str, name: str) -> Config:
+    """The config of the page for a library, which starts from ``name``."""
+    settings = {}
+    exec(snippet(PAGE, f"'{library}::"), settings)
+    path = settings.pop('_base_')
+    assert path.startswith(f'{library}::') and path.endswith(f'/{name}.py'), path
+    cfg = Config.fromfile(find_config(f'{library}:{name}'))
+    settings = {k: v for k, v in settings.items() if not k.startswith('__')}
+    cfg.merge_from_dict(settings)
+    cfg.model.backbone.pop('init_cfg', None)
+    make_small(cfg)
+    return cfg
+
+
+def make_small(cfg: Config):
+    """A backbone that takes no time. Pooled, it has the width that heads were given."""
+    arch = 'nano' if cfg.model.backbone.out_type == 'maps' else 'tiny'
+    cfg.model.backbone.update(arch=arch, num_tokens=9, cortex_depth=1)
 
 
 def build(cfg: Config):

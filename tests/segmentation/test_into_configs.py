@@ -8,7 +8,14 @@ pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentati
 from mmengine.structures import PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
-from helpers.into_configs import SMALL, build, load, shrink, train  # noqa: E402
+from helpers.into_configs import (  # noqa: E402
+    SMALL,
+    build,
+    load,
+    load_snippet,
+    shrink,
+    train,
+)
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.usefixtures('quiet')]
 
@@ -32,6 +39,8 @@ SIZES = [(64, 64), (50, 64)]
 
 
 def load_case(name):
+    if name == 'upernet_r50_4xb2-40k_cityscapes-512x1024':
+        return load_snippet('mmseg', name)
     strides, widths = CASES[name]
     backbone = dict(out_type='maps', map_strides=strides, map_channels=widths)
     preprocessor = dict(type='sparseformer_mm.segmentation.SegDataPreProcessor')

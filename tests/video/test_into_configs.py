@@ -8,7 +8,7 @@ pytest.importorskip('mmpretrain', reason='2-D recognizers take its kind of backb
 
 from mmaction.structures import ActionDataSample  # noqa: E402
 
-from helpers.into_configs import build, load, train  # noqa: E402
+from helpers.into_configs import build, load, load_snippet, train  # noqa: E402
 
 pytestmark = [pytest.mark.mmaction, pytest.mark.usefixtures('quiet')]
 CASES = {
@@ -20,12 +20,16 @@ CASES = {
 @pytest.mark.parametrize('name', CASES)
 @pytest.mark.parametrize('out_type', ['featmap', 'maps'])
 def test_trains_and_predicts(name, out_type):
-    backbone, head = dict(out_type=out_type), dict(in_channels=192)
-    if out_type == 'maps':
-        backbone.update(map_strides=[32], map_channels=2048)
-        head = {}
-    cfg = load(f'mmaction:{name}', backbone, cls_head=head)
-    cfg.model.backbone.type = 'mmpretrain.SparseFormer'
+    if out_type == 'maps':  # the head stays as well
+        backbone = dict(map_strides=[32], map_channels=2048)
+        cfg = load(f'mmaction:{name}', dict(backbone, out_type='maps'))
+        cfg.model.backbone.type = 'mmpretrain.SparseFormer'
+    elif 'tsn' in name:
+        cfg = load_snippet('mmaction', name)
+    else:
+        backbone, head = dict(out_type='featmap'), dict(in_channels=512)
+        cfg = load(f'mmaction:{name}', backbone, cls_head=head)
+        cfg.model.backbone.type = 'mmpretrain.SparseFormer'
     if name.startswith('tsm'):
         model = build(cfg)
         with pytest.raises(ValueError, match='New atomic module type'):
