@@ -12,13 +12,13 @@ from torch import Tensor
 from ..registry import MODELS
 from .ops import (
     at_least_float32,
-    attention,
     drop_path,
     make_linear,
     no_autocast,
     project,
 )
 from .rois import adjust_rois, rois_to_corners
+from .self_attention import self_attention
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -64,10 +64,8 @@ class Attention(BaseModule):
         self.proj = make_linear(dims, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = project(x, self.qkv).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        x = attention(query, key, value)
-        return project(x.transpose(1, 2).flatten(2), self.proj)
+        x = self_attention(project(x, self.qkv), self.num_heads)
+        return project(x, self.proj)
 
 
 class FFN(BaseModule):

@@ -1,8 +1,8 @@
 """Plain operations and their precision; fast paths, each with a reference.
 
 On CPU in float32, matrix products run through oneDNN (on some processors twice as
-fast as the BLAS library that ``F.linear`` calls), and attention with very narrow
-heads avoids kernels made for wide ones; other modules have fast paths of their own.
+fast as the BLAS library that ``F.linear`` calls); other modules have fast paths of
+their own.
 Compilers and exporters always get the reference. Set ``FAST_OPS = False`` to get it
 everywhere, ``TRACE_GATHER = True`` to have them sample without ``grid_sample``
 (formats that lack it).
@@ -101,15 +101,23 @@ class _OneDNNLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+def fast_cpu(x: Tensor) -> bool:
+    """True where fast paths for float32 on a CPU may be taken on ``x``."""
     return (
         not needs_reference()
         and x.device.type == 'cpu'
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype == torch.float32
         and x.numel() > 0
+        and autocast_dtype('cpu') is None
+    )
+
+
+def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        fast_cpu(x)
+        and weight.dtype == torch.float32
         and _HAS_ONEDNN
         and torch.backends.mkldnn.enabled
-        and autocast_dtype('cpu') is None
     )
 
 
@@ -171,36 +179,6 @@ def project(x: Tensor, layer: nn.Module) -> Tensor:
         )
     )
     return linear(x, layer.weight, layer.bias) if plain else layer(x)
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention over (B, heads, N, head width) tensors.
-
-    torch's fused kernel, except for a CPU training step on up to 81 tokens: its
-    backward pass is made for wide heads and long rows, and takes up to three times as
-    long as the explicit form at the widths 4 and 8 of this model. (``softmax`` itself
-    is slow on rows as short as these.) So do torch.func's transforms, not all of which
-    know the fused kernels.
-
-    Args:
-        query, key, value: (B, heads, N, head width).
-
-    Returns:
-        Tensor (B, heads, N, head width).
-    """
-    explicit = is_transforming() or (
-        not needs_reference()
-        and query.device.type == 'cpu'
-        and query.requires_grad
-        and query.dtype == torch.float32
-        and key.shape[-2] <= 81
-    )
-    if not explicit:
-        return F.scaled_dot_product_attention(query, key, value)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    # The shift cancels in the quotient, so it needs no gradient.
-    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
-    return (weights @ value) / weights.sum(-1, keepdim=True)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

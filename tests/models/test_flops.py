@@ -68,11 +68,10 @@ def test_training_step(monkeypatch, fast):
     monkeypatch.setattr(ops, 'FAST_OPS', fast)
     model = small_model()
     total = count(lambda: model(torch.rand(1, 3, 32, 32))[0].sum().backward())
-    expected = 3 * forward_flops() + 2 * STEM
-    if not fast:  # the fused kernel makes the scores, a half of its work, again
-        n, d_f, d_c = 4, 96, 192
-        expected += 2 * n * n * (4 * d_f + 2 * d_c)
-    assert total == expected
+    # Attention makes the scores, a half of its work, again.
+    n, d_f, d_c = 4, 96, 192
+    scores = 2 * n * n * (4 * d_f + 2 * d_c)
+    assert total == 3 * forward_flops() + 2 * STEM + scores
 
 
 def test_training_step_of_linear_layers():

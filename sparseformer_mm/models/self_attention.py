@@ -1,0 +1,117 @@
+"""Self-attention, also of few tokens in many narrow heads.
+
+The published models have 64 heads of width 4 to 12 on 49 to 81 tokens. Kernels of
+fused attention are made for wide heads and long rows, and a product is slow if its
+result is only as wide as such a head. In the form here results are as wide as there
+are tokens, softmax runs along the axis on which it is fast, a few heads at a time stay
+in a core's own cache, and the backward pass makes the weights anew instead of keeping
+them.
+"""
+
+from typing import List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .ops import fast_cpu, is_transforming
+
+# Where this form was measured to be faster: 49 and 64 tokens, not 81; width 4 to 24.
+_MAX_TOKENS, _MAX_WIDTH = 64, 32
+# Scores at a time; 0.6 MiB.
+_MAX_SCORES = 160_000
+
+
+def _split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
+    """(B, N, parts * heads * width) -> (parts, B, heads, N, width)."""
+    return x.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _query_key_value(qkv: Tensor, num_heads: int) -> Tensor:
+    """(3, B * heads, N, width), queries scaled, in memory of its own."""
+    heads = _split_heads(qkv, 3, num_heads)
+    heads = heads.clone(memory_format=torch.contiguous_format).flatten(1, 2)
+    heads[0].mul_(heads.shape[-1] ** -0.5)
+    return heads
+
+
+def _some_heads(heads: Tensor) -> List[slice]:
+    """Slices of the second axis."""
+    step = max(1, _MAX_SCORES // heads.shape[-2] ** 2)
+    return [slice(i, i + step) for i in range(0, heads.shape[1], step)]
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    """(heads, keys, queries)."""
+    return torch.bmm(key, query.transpose(1, 2)).softmax(1)
+
+
+def _narrow(qkv: Tensor, num_heads: int) -> Tensor:
+    batch, num_tokens, _ = qkv.shape
+    heads = _query_key_value(qkv, num_heads)
+    out = heads.new_empty(heads[0].transpose(1, 2).shape)
+    for some in _some_heads(heads):
+        query, key, value = heads[:, some]
+        torch.bmm(value.transpose(1, 2), _weights(query, key), out=out[some])
+    return out.view(batch, -1, num_tokens).transpose(1, 2).contiguous()
+
+
+class _NarrowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, qkv: Tensor, num_heads: int) -> Tensor:
+        ctx.save_for_backward(qkv)
+        ctx.num_heads = num_heads
+        return _narrow(qkv, num_heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
+        (qkv,) = ctx.saved_tensors
+        batch, num_tokens, _ = qkv.shape
+        heads = _query_key_value(qkv, ctx.num_heads)
+        # Both with tokens in columns.
+        grad = grad.transpose(1, 2).reshape(heads[0].transpose(1, 2).shape)
+        grad_heads = heads.new_empty((3, *grad.shape))
+        for some in _some_heads(heads):
+            query, key, value = heads[:, some]
+            grad_query, grad_key, grad_value = grad_heads[:, some]
+            weights, grad_out = _weights(query, key), grad[some]
+            torch.bmm(grad_out, weights.transpose(1, 2), out=grad_value)
+            grad_scores = torch._softmax_backward_data(
+                torch.bmm(value, grad_out), weights, 1, weights.dtype
+            )
+            torch.bmm(key.transpose(1, 2), grad_scores, out=grad_query)
+            torch.bmm(query.transpose(1, 2), grad_scores.transpose(1, 2), out=grad_key)
+        grad_heads[0].mul_(heads.shape[-1] ** -0.5)
+        grad_qkv = grad_heads.view(3, batch, -1, num_tokens).permute(1, 3, 0, 2)
+        return grad_qkv.reshape(qkv.shape), None
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    return scores.softmax(-1) @ value
+
+
+def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
+    """Softmax attention of tokens among themselves.
+
+    torch's fused kernel; on a CPU in float32 with few tokens and narrow heads the form
+    of this module, and inside torch.func's transforms, not all of which know fused
+    kernels, plain operations.
+
+    Args:
+        qkv: (B, N, 3 d), the queries of all heads, then keys, then values.
+        num_heads: divides d.
+
+    Returns:
+        Tensor (B, N, d), the heads side by side.
+    """
+    _, num_tokens, channels = qkv.shape
+    narrow = num_tokens <= _MAX_TOKENS and channels <= 3 * num_heads * _MAX_WIDTH
+    if narrow and fast_cpu(qkv):
+        if torch.is_grad_enabled() and qkv.requires_grad:
+            return _NarrowAttention.apply(qkv, num_heads)
+        return _narrow(qkv, num_heads)
+    attend = _plain if is_transforming() else F.scaled_dot_product_attention
+    return attend(*_split_heads(qkv, 3, num_heads)).transpose(1, 2).flatten(2)

@@ -1,0 +1,95 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.numerics import assert_exact, assert_near
+from sparseformer_mm.models import ops, self_attention
+from sparseformer_mm.models.self_attention import self_attention as attend
+
+
+def by_torch(qkv, num_heads):
+    query, key, value = (
+        x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in qkv.chunk(3, -1)
+    )
+    out = F.scaled_dot_product_attention(query, key, value)
+    return out.transpose(1, 2).flatten(2)
+
+
+def with_gradient(function, qkv, num_heads, cotangent):
+    out = function(qkv, num_heads)
+    return [out, *torch.autograd.grad((out * cotangent).sum(), qkv)]
+
+
+@pytest.mark.parametrize('width', [1, 4, 8, 64])
+@pytest.mark.parametrize('max_scores', [1, 150, 10**6])
+def test_agrees_with_torch(width, max_scores, monkeypatch):
+    """Whether few heads at a time, or all, or a form for wide ones."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(self_attention, '_MAX_SCORES', max_scores)
+    qkv = torch.randn(2, 7, 3 * 5 * width, requires_grad=True)
+    cotangent = torch.randn(2, 7, 5 * width)
+    ours, theirs = (
+        with_gradient(function, qkv, 5, cotangent) for function in (attend, by_torch)
+    )
+    assert_near(ours, theirs, 1e-5)
+    with torch.no_grad():
+        assert_near([attend(qkv, 5)], theirs[:1], 1e-5)
+
+
+def test_is_exact_in_float64(monkeypatch):
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 7, 60, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(2, 7, 20, dtype=torch.float64)
+    monkeypatch.setattr(self_attention, 'fast_cpu', lambda x: True)
+    ours, theirs = (
+        with_gradient(function, qkv, 5, cotangent) for function in (attend, by_torch)
+    )
+    for mine, theirs_ in zip(ours, theirs):
+        assert_exact(mine, theirs_)
+
+
+def test_one_token_leaves_its_input_alone():
+    qkv = torch.randn(1, 1, 60, requires_grad=True)
+    before = qkv.detach().clone()
+    out, grad = with_gradient(attend, qkv, 5, torch.ones(20))
+    assert torch.equal(qkv.detach(), before)
+    assert torch.equal(out[0, 0], before[0, 0, 40:])
+    assert torch.equal(grad[0, 0], torch.tensor([0.0, 0.0, 1.0]).repeat_interleave(20))
+
+
+def test_strided_inputs_and_gradients():
+    torch.manual_seed(0)
+    qkv = torch.randn(60, 7, 2).permute(2, 1, 0).requires_grad_()
+    cotangent = torch.randn(20, 7, 2).permute(2, 1, 0)
+    ours, theirs = (
+        with_gradient(function, qkv, 5, cotangent) for function in (attend, by_torch)
+    )
+    assert_near(ours, theirs, 1e-5)
+
+
+def test_others_take_the_reference(monkeypatch):
+    monkeypatch.setattr(
+        self_attention, '_narrow', lambda *args: pytest.fail('fast path taken')
+    )
+    many, wide = torch.randn(1, 65, 12), torch.randn(1, 3, 3 * 33)
+    for qkv in (many, wide, many[:, :3].double(), many[:, :3].bfloat16(), many[:0]):
+        assert attend(qkv, 1).dtype == qkv.dtype
+    few = many[:, :3]
+    torch.func.grad(lambda x: attend(x, 2).sum())(few)
+    monkeypatch.setattr(ops, 'FAST_OPS', False)
+    attend(few, 2)
+
+
+def test_transforms_agree():
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 7, 60, requires_grad=True)
+    _, expected = with_gradient(by_torch, qkv, 5, torch.ones(()))
+    ours = torch.func.grad(lambda x: attend(x, 5).sum())(qkv)
+    assert_near([ours], [expected], 1e-5)
+
+
+def test_survives_huge_scores():
+    qkv = (torch.randn(1, 4, 12) * 1e4).requires_grad_()
+    out = attend(qkv, 1)
+    out.sum().backward()
+    assert out.isfinite().all() and qkv.grad.isfinite().all()
