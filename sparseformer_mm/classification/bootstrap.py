@@ -90,6 +90,7 @@ class BootstrapSparseFormer(BaseSelfSupervisor):
         )
         self.student_size, self.teacher_size = student_size, teacher_size
         teacher, self._teacher_weights = build_teacher(teacher)
+        self._knows = False  # whether the teacher has its weights
         self._teacher = _Aside(teacher.requires_grad_(False).eval())
         check_student(self.backbone, teacher.backbone)
         self._check_ends(teacher)
@@ -138,12 +139,9 @@ class BootstrapSparseFormer(BaseSelfSupervisor):
     def init_weights(self):
         """Load the teacher's weights and inherit; the log says what, name by name."""
         super().init_weights()
-        if self._teacher_weights is None:
-            raise ValueError(
-                'the teacher has no weights: give it '
-                "init_cfg=dict(type='Pretrained', checkpoint=PATH)"
-            )
-        load_teacher(self.teacher, self._teacher_weights)
+        if self._teacher_weights is not None:
+            load_teacher(self.teacher, self._teacher_weights)
+            self._knows = True
         own, inherited = self.state_dict(), self._inherited()
         logger = MMLogger.get_current_instance()
         for name, (value, source, frozen) in inherited.items():
@@ -187,7 +185,17 @@ class BootstrapSparseFormer(BaseSelfSupervisor):
         return features if self.neck is None else self.neck(features)
 
     def loss(self, inputs: Tensor, data_samples: Optional[list] = None) -> dict:
-        """One minus the cosine to the teacher's answer; samples are not read."""
+        """One minus the cosine to the teacher's answer; samples are not read.
+
+        Raises:
+            ValueError: if the teacher was not given its weights.
+        """
+        if not self._knows:
+            raise ValueError(
+                'the teacher has no weights: give it '
+                "init_cfg=dict(type='Pretrained', checkpoint=PATH), and call "
+                'init_weights() if no runner does'
+            )
         with torch.no_grad():
             target = self.teacher.extract_feat(_resize(inputs, self.teacher_size))[-1]
         answer = self.extract_feat(inputs)[-1]

@@ -196,7 +196,8 @@ def inherit_head(head: Optional[nn.Module]) -> Dict[str, Inherited]:
     raise ValueError(
         f'the head of the transformer, {type(head).__name__}, is not one linear layer '
         f'(it has {", ".join(head.state_dict())}): a SparseFormer inherits heads such '
-        'as LinearClsHead, or VisionTransformerClsHead without hidden_dim'
+        'as LinearClsHead, or VisionTransformerClsHead without hidden_dim. It can also '
+        'learn without a head (head=None)'
     )
 
 

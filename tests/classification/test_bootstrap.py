@@ -136,6 +136,7 @@ def test_loss_is_one_minus_the_cosine(float64, model):
 
 def test_sizes_are_what_each_sees(teacher):
     model = toy.build(toy.student(teacher, student_size=16, teacher_size=(40, 48)))
+    model.init_weights()
     seen = {}
     for name, part in dict(student=model.backbone, teacher=model.teacher).items():
         part = getattr(part, 'backbone', part)
@@ -360,9 +361,13 @@ def test_a_head_of_two_layers_is_refused():
 
 
 def test_teachers_without_their_weights(teacher, tmp_path):
-    model = toy.build(toy.student(toy.TEACHER))
-    with pytest.raises(ValueError, match='the teacher has no weights: give it init_cf'):
-        model.init_weights()
+    for cfg in (toy.TEACHER, teacher):
+        model = toy.build(toy.student(cfg))
+        if cfg is toy.TEACHER:  # as tools that only count do
+            model.init_weights()
+        assert model(images())[0].shape == (3, 32)
+        with pytest.raises(ValueError, match='teacher has no weights: give it init_cf'):
+            model(images(), mode='loss')
     content = torch.load(teacher['init_cfg']['checkpoint'])
     file = tmp_path / 'part.pth'
     for change, reason in (

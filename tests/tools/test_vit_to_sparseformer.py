@@ -95,6 +95,9 @@ def test_complaints(vit, tmp_path):
     )
     other.write_text(text.replace("'img_size'", "'with_cls_token': False, 'img_size'"))
     assert 'with_cls_token must be True' in complaint(other, checkpoint)
+    neck = dict(type='ClsBatchNormNeck', input_features=32)
+    other.write_text(text + f'model.update(neck={neck})\n')
+    assert 'its neck ClsBatchNormNeck is not one li' in complaint(other, checkpoint)
     other.write_text("default_scope = 'mmpretrain'\n")
     assert complaint(other, checkpoint) == f'{other} has no model\n'
     assert 'there is no checkpoint file' in complaint(config, tmp_path / 'no.pth')

@@ -28,6 +28,8 @@ from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.outputs import check_writable, replacing
 
 require_library('mmpretrain')
+from mmpretrain.models import LinearNeck  # noqa: E402
+
 from sparseformer_mm.classification.inheritance import (  # noqa: E402
     inherit_head,
     student_settings,
@@ -82,9 +84,14 @@ def student_of(teacher: torch.nn.Module) -> ConfigDict:
             focusing_dims=settings['head_dims'] * -(-heads // 2),
             **settings,
         )
-    if teacher.neck is not None:
-        neck = teacher.neck
+    neck = teacher.neck
+    if isinstance(neck, LinearNeck):
         student['neck'] = linear_neck(neck.in_channels, neck.out_channels)
+    elif neck is not None:
+        raise ValueError(
+            f'its neck {type(neck).__name__} is not one linear layer: give --student '
+            'CONFIG, whose neck is the same'
+        )
     if teacher.head is not None:
         classes, width = inherit_head(teacher.head)['fc.weight'].value.shape
         student['head'] = dict(
