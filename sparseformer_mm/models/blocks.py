@@ -16,6 +16,7 @@ from .ops import (
     make_linear,
     no_autocast,
     project,
+    project_gelu,
 )
 from .rois import adjust_rois, rois_to_corners
 from .self_attention import self_attention
@@ -89,7 +90,10 @@ class FFN(BaseModule):
         self.fc2 = make_linear(int(dims * ratio), dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return project(ACTIVATIONS[self.activation](project(x, self.fc1)), self.fc2)
+        x = project(x, self.fc1)
+        if self.activation == 'gelu':
+            return project_gelu(x, self.fc2)
+        return project(ACTIVATIONS[self.activation](x), self.fc2)
 
 
 @MODELS.register_module()

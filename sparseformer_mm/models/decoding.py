@@ -12,13 +12,13 @@ from typing import Optional, Tuple
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
 from .arguments import check_count
-from .ops import make_linear, project
+from .mixing import mix
+from .ops import make_linear, project, project_gelu
 
 
 def _xavier(weight: Tensor, columns: int):
@@ -26,40 +26,6 @@ def _xavier(weight: Tensor, columns: int):
     with torch.no_grad():
         matrix = weight.new_empty(len(weight) // columns, columns)
         weight.copy_(nn.init.xavier_uniform_(matrix).flatten())
-
-
-def mix(
-    x: Tensor,
-    channel_mixing: Tensor,
-    point_mixing: Tensor,
-    channel_bias: Optional[Tensor] = None,
-    point_bias: Optional[Tensor] = None,
-    channel_gelu: bool = True,
-) -> Tensor:
-    """Mix sampled features over channels, then over points (paper, equations 5, 6).
-
-    Args:
-        x: (K, P, C) sampled features of K tokens.
-        channel_mixing: (K, C, C), from channels in rows to channels in columns.
-        point_mixing: (K, Q, P), from points in columns to points in rows.
-        channel_bias: (C,), or None.
-        point_bias: (Q,), or None.
-        channel_gelu: False leaves out the GELU between the two.
-
-    Returns:
-        Tensor (K, Q, C).
-    """
-    x = _product(x, channel_mixing, channel_bias)
-    x = F.gelu(x) if channel_gelu else x
-    return F.gelu(_product(point_mixing, x, _column(point_bias)))
-
-
-def _column(bias: Optional[Tensor]) -> Optional[Tensor]:
-    return None if bias is None else bias[:, None]
-
-
-def _product(x: Tensor, y: Tensor, bias: Optional[Tensor]) -> Tensor:
-    return x @ y if bias is None else torch.baddbmm(bias.to(x.dtype), x, y)
 
 
 class _Mixing(BaseModule):
@@ -91,14 +57,6 @@ class _Mixing(BaseModule):
         """Numbers in a channel mixing and in a point mixing."""
         return self.feat_channels**2, self.out_points * self.num_points
 
-    def split(self, weights: Tensor) -> Tuple[Tensor, Tensor]:
-        """Split (K, C*C + Q*P) flat weights into (K, C, C) and (K, Q, P)."""
-        channel, point = weights.split(self.sizes, -1)
-        return (
-            channel.unflatten(-1, (self.feat_channels, self.feat_channels)),
-            point.unflatten(-1, (self.out_points, self.num_points)),
-        )
-
     def init_weights(self):
         if self.channel_bias is not None:
             nn.init.zeros_(self.channel_bias)
@@ -112,10 +70,16 @@ class _Mixing(BaseModule):
     def forward(self, tokens: Tensor, sampled: Tensor) -> Tensor:
         batch, num_tokens = sampled.shape[:2]
         weights = self._mixing_weights(tokens, batch)
-        x = sampled.flatten(0, 1).to(weights.dtype)
-        biases = self.channel_bias, self.point_bias
-        x = mix(x, *self.split(weights), *biases, self.channel_gelu)
-        return project(x.reshape(batch, num_tokens, self.proj.in_features), self.proj)
+        x = mix(
+            sampled.flatten(0, 1).to(weights.dtype),
+            weights,
+            self.out_points,
+            self.channel_bias,
+            self.point_bias,
+            self.channel_gelu,
+        )
+        x = x.reshape(batch, num_tokens, self.proj.in_features)
+        return project_gelu(x, self.proj)
 
 
 @MODELS.register_module()

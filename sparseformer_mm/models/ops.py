@@ -9,6 +9,7 @@ everywhere, ``TRACE_GATHER = True`` to have them sample without ``grid_sample``
 """
 
 import contextlib
+from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -81,10 +82,10 @@ def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:
 
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias):
+    def forward(ctx, x: Tensor, weight: Tensor, bias, gelu: bool):
         ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        return _onednn(x, weight, bias)
+        ctx.has_bias, ctx.gelu = bias is not None, gelu
+        return _onednn(F.gelu(x) if gelu else x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -94,11 +95,19 @@ class _OneDNNLinear(torch.autograd.Function):
         rows = grad.reshape(-1, grad.shape[-1])
         if ctx.needs_input_grad[0]:
             grad_x = _onednn(rows, weight.t()).view_as(x)
+            if ctx.gelu:
+                grad_x = torch.ops.aten.gelu_backward(grad_x, x)
         if ctx.needs_input_grad[1]:
-            grad_weight = _onednn(rows.t(), x.reshape(-1, x.shape[-1]).t())
+            columns = (F.gelu(x) if ctx.gelu else x).reshape(-1, x.shape[-1]).t()
+            # oneDNN copies its first argument if that is transposed: the smaller one,
+            # even where the result then is to be transposed too.
+            if rows.numel() > columns.numel() + weight.numel():
+                grad_weight = _onednn(columns, rows.t()).t()
+            else:
+                grad_weight = _onednn(rows.t(), columns)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0)
-        return grad_x, grad_weight, grad_bias
+        return grad_x, grad_weight, grad_bias, None
 
 
 def fast_cpu(x: Tensor) -> bool:
@@ -112,6 +121,13 @@ def fast_cpu(x: Tensor) -> bool:
     )
 
 
+def needs_grad(*tensors: Optional[Tensor]) -> bool:
+    """True if autograd records what is done with the tensors (None is none)."""
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         fast_cpu(x)
@@ -121,19 +137,20 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias=None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias=None, gelu: bool = False) -> Tensor:
     """``F.linear``, through oneDNN where that is faster (float32 on CPU).
 
     Args:
         x: (..., in_features).
         weight: (out_features, in_features).
         bias: (out_features,) or None.
+        gelu: of ``GELU(x)`` instead of ``x``; training then keeps ``x`` only.
     """
     if not _use_onednn(x, weight):
-        return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _OneDNNLinear.apply(x, weight, bias)
-    return _onednn(x, weight, bias)
+        return F.linear(F.gelu(x) if gelu else x, weight, bias)
+    if needs_grad(x, weight, bias):
+        return _OneDNNLinear.apply(x, weight, bias, gelu)
+    return _onednn(F.gelu(x) if gelu else x, weight, bias)
 
 
 class _Linear(nn.Linear):
@@ -163,14 +180,9 @@ def reset_linear(layer: nn.Linear):
         nn.init.zeros_(layer.bias)
 
 
-def project(x: Tensor, layer: nn.Module) -> Tensor:
-    """``layer(x)``, through :func:`linear` where nobody would notice.
-
-    Args:
-        x: (..., in_features).
-        layer: of :func:`make_linear`, or what somebody put into its place.
-    """
-    plain = (
+def _is_plain(layer: nn.Module) -> bool:
+    """True if nobody would notice that ``layer`` itself is not called."""
+    return (
         type(layer) is nn.Linear
         and 'forward' not in layer.__dict__
         and not any(
@@ -178,7 +190,23 @@ def project(x: Tensor, layer: nn.Module) -> Tensor:
             for name in _HOOKS
         )
     )
-    return linear(x, layer.weight, layer.bias) if plain else layer(x)
+
+
+def project(x: Tensor, layer: nn.Module) -> Tensor:
+    """``layer(x)``, through :func:`linear` where nobody would notice.
+
+    Args:
+        x: (..., in_features).
+        layer: of :func:`make_linear`, or what somebody put into its place.
+    """
+    return linear(x, layer.weight, layer.bias) if _is_plain(layer) else layer(x)
+
+
+def project_gelu(x: Tensor, layer: nn.Module) -> Tensor:
+    """``layer(GELU(x))`` as :func:`project` does it."""
+    if _is_plain(layer):
+        return linear(x, layer.weight, layer.bias, gelu=True)
+    return layer(F.gelu(x))
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -9,8 +9,15 @@ from sparseformer_mm.models import ops
 SUMS = 1e-5
 
 
+def gelu_linear(x, weight, bias=None):
+    return ops.linear(x, weight, bias, gelu=True)
+
+
 @pytest.mark.parametrize('bias', [True, False])
-@pytest.mark.parametrize('shape', [(5, 12), (2, 3, 12), (1, 12), (2, 3, 4, 12)])
+# Fewer rows than columns of a result, and more.
+@pytest.mark.parametrize(
+    'shape', [(5, 12), (2, 3, 12), (1, 12), (2, 3, 4, 12), (40, 12), (9, 7, 12)]
+)
 def test_linear_agrees_with_torch(shape, bias):
     torch.manual_seed(0)
     x = torch.randn(shape, requires_grad=True)
@@ -18,21 +25,32 @@ def test_linear_agrees_with_torch(shape, bias):
     args = (x, weight) + ((torch.randn(9, requires_grad=True),) if bias else ())
     cotangent = torch.randn(*shape[:-1], 9)
     assert ops._use_onednn(x, weight)
-    outputs, grads = [], []
-    for function in (F.linear, ops.linear):
-        out = function(*args)
-        outputs.append(out)
-        grads.append(torch.autograd.grad((out * cotangent).sum(), args))
-    assert_near(outputs[1:], outputs[:1], SUMS)
-    assert_near(*reversed(grads), SUMS)
-    with torch.no_grad():
-        assert_near([ops.linear(*args)], outputs[:1], SUMS)
+
+    def plain_gelu(x, *others):
+        return F.linear(F.gelu(x), *others)
+
+    for theirs, ours in ((F.linear, ops.linear), (plain_gelu, gelu_linear)):
+        results = []
+        for function in (ours, theirs):
+            out = function(*args)
+            grads = torch.autograd.grad((out * cotangent).sum(), args)
+            results.append([out, *grads])
+        assert_near(*results, SUMS)
+        with torch.no_grad():
+            assert_near([ours(*args)], results[1][:1], SUMS)
 
 
 def test_linear_gives_only_the_gradients_asked_for():
     x, weight = torch.randn(4, 6), torch.randn(3, 6, requires_grad=True)
     ops.linear(x, weight).sum().backward()
     assert_near([weight.grad], [x.sum(0).expand(3, -1)], SUMS)
+
+
+def test_a_bias_alone_learns():
+    x, weight = torch.randn(4, 6), torch.randn(3, 6)
+    bias = torch.zeros(3, requires_grad=True)
+    ops.linear(x, weight, bias).sum().backward()
+    assert torch.equal(bias.grad, torch.full((3,), 4.0))
 
 
 def test_other_dtypes_take_the_reference(monkeypatch):
