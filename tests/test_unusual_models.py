@@ -197,6 +197,46 @@ def test_a_plain_string_is_the_name_of_one_class():
     assert name_of(('red', 'blue'), 1) == 'blue' and name_of(None, 3) == '3'
 
 
+# -------------------------------------------------- the second paper's models
+
+BOOTSTRAPPED = (
+    'arch=dict(num_tokens=4',
+    "arch='bootstrapped-base', **dict(num_tokens=4",
+)
+
+
+def test_tools_on_a_bootstrapped_model(tmp_path):
+    """From the authors' file to pictures and an ONNX file."""
+    cfg, text, host, model = make('mmpretrain', BOOTSTRAPPED)
+    state = {k: torch.randn_like(v) * 0.1 for k, v in model.state_dict().items()}
+    rois = state['backbone.latent.token_rois']
+    rois.copy_(torch.tensor([0.5, 0.5, 0.3, 0.4]))
+    short = {k.replace('backbone.', ''): v for k, v in state.items()}
+    short = {k.replace('head.fc.', 'head.'): v for k, v in short.items()}
+    torch.save(from_mm(short, 'bootstrapped'), tmp_path / 'authors.pth')
+    (tmp_path / 'toy.py').write_text(text)
+    loaded = load_model(cfg, str(tmp_path / 'authors.pth')).state_dict()
+    assert loaded.keys() == state.keys()
+    for name, value in loaded.items():
+        torch.testing.assert_close(value, state[name])
+    pytest.importorskip('matplotlib')
+    Image.new('RGB', (32, 24), (9, 99, 199)).save(tmp_path / 'photo.png')
+    status, log = run_tool(
+        load_tool('visualization/vis_focus'),
+        *(tmp_path / 'toy.py', tmp_path / 'authors.pth', tmp_path / 'photo.png'),
+        *('--out', tmp_path / 'shown', '--truth', 'none'),
+    )
+    assert status == 0 and (tmp_path / 'shown/photo_focus.png').is_file(), log
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    status, log = run_tool(
+        load_tool('deployment/export_onnx'),
+        *(tmp_path / 'toy.py', tmp_path / 'authors.pth'),
+        *('--out', tmp_path / 'model.onnx', '--shape', 24, 32, '--check'),
+    )
+    assert status == 0, log
+
+
 # ------------------------------------------------- files of others, for all tools
 
 

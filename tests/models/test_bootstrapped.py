@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from helpers.golden import BOOTSTRAPPED_SIZES, classify, golden_model
 from helpers.numerics import assert_exact, assert_near
-from helpers.small_model import ARCH, small_model
+from helpers.small_model import BOOTSTRAPPED, small_bootstrapped, small_model
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.models import ops
 from sparseformer_mm.models.arch import ARCHS
@@ -17,20 +17,6 @@ from sparseformer_mm.models.finding import find_weights
 from sparseformer_mm.models.layouts import from_mm, to_mm
 from sparseformer_mm.models.rois import init_rois, rois_to_corners
 from sparseformer_mm.models.sampling import clamp_to_pixels, sample_grid
-
-SIZES = dict(ARCH, num_heads=None, cortex_depth=3)
-SMALL = dict(SIZES, arch='bootstrapped-base', head_dims=8)
-
-
-def small(noise=0.1, **kwargs):
-    """A small one in which every parameter matters."""
-    torch.manual_seed(0)
-    model = SparseFormer(**dict(SMALL, **kwargs))
-    with torch.no_grad():
-        for name, param in model.named_parameters():
-            if 'token_rois' not in name:
-                param.add_(torch.randn_like(param) * noise)
-    return model
 
 
 # ---------------------------------------------------------------- the authors' numbers
@@ -104,7 +90,7 @@ def test_clamped_points_read_the_border():
 def test_quick_gelu_is_that_of_cortex_blocks():
     x = torch.linspace(-3, 3, 7)
     assert_exact(quick_gelu(x), x / (1 + torch.exp(-1.702 * x)), 1e-6)
-    clip = SparseFormer(**dict(SMALL, arch='bootstrapped-clip-base'))
+    clip = SparseFormer(**dict(BOOTSTRAPPED, arch='bootstrapped-clip-base'))
     kinds = [clip.focusing.ffn, *(block.ffn for block in clip.cortex[1:])]
     assert [ffn.activation for ffn in kinds] == ['gelu', 'quick_gelu', 'quick_gelu']
 
@@ -138,7 +124,7 @@ def test_sizes_of_the_published_models():
 
 
 def test_every_parameter_learns():
-    model = small(drop_path_rate=0.1).train()
+    model = small_bootstrapped(drop_path_rate=0.1).train()
     seen = model.forward_intermediates(torch.randn(4, 3, 40, 56))
     seen.pooled.pow(2).sum().backward()
     for name, param in model.named_parameters():
@@ -147,7 +133,7 @@ def test_every_parameter_learns():
 
 
 def test_the_class_token_stands_apart():
-    model = small(out_type='tokens', out_indices=(0, 1, -1)).eval()
+    model = small_bootstrapped(out_type='tokens', out_indices=(0, 1, -1)).eval()
     images = torch.randn(2, 3, 40, 56)
     seen = model(images)
     names = [stage.name for stage in seen.stages]
@@ -169,7 +155,12 @@ def test_the_class_token_stands_apart():
 
 def test_rois_of_a_stage_are_those_it_looked_in():
     """They are adjusted after the look, for the next one."""
-    stages = small().eval().forward_intermediates(torch.randn(1, 3, 40, 40)).stages
+    stages = (
+        small_bootstrapped()
+        .eval()
+        .forward_intermediates(torch.randn(1, 3, 40, 40))
+        .stages
+    )
     torch.testing.assert_close(stages[0].rois[0], init_rois(5, 'square'))
     for stage in stages:
         center, size = stage.rois.chunk(2, -1)
@@ -191,7 +182,7 @@ EARLY = ('stem', 'latent', 'focusing', 'stage_embeddings', 'transition')
     ],
 )
 def test_frozen_stages(stages, frozen):
-    model = small(frozen_stages=stages).train()
+    model = small_bootstrapped(frozen_stages=stages).train()
     for name, param in model.named_parameters():
         assert param.requires_grad is not name.startswith(frozen), name
     model(torch.randn(1, 3, 32, 32))[0].sum().backward()
@@ -250,14 +241,14 @@ def test_wrong_arguments_name_the_cure(kwargs, message):
 
 
 def test_heads_given_otherwise_replace_those_of_the_arch():
-    model = SparseFormer(**dict(SMALL, head_dims=None, num_heads=2))
+    model = SparseFormer(**dict(BOOTSTRAPPED, head_dims=None, num_heads=2))
     assert model.focusing.attn.num_heads == model.cortex[1].attn.num_heads == 2
-    assert SparseFormer(**SMALL).cortex[1].attn.num_heads == 3
+    assert SparseFormer(**BOOTSTRAPPED).cortex[1].attn.num_heads == 3
 
 
 # --------------------------------------------------------------------------- its start
 def test_all_weights_start_as_documented():
-    model = SparseFormer(**dict(SMALL, focusing_dims=32, cortex_dims=48))
+    model = SparseFormer(**dict(BOOTSTRAPPED, focusing_dims=32, cortex_dims=48))
     with torch.no_grad():
         for param in model.parameters():
             param.fill_(7)
@@ -278,7 +269,7 @@ def test_all_weights_start_as_documented():
         channel, point = block.decoder.generate.bias.split([8 * 8, 32 * 7])
         assert 0.9 < channel.abs().max() / (6 / (8 + 8)) ** 0.5 <= 1
         assert 0.9 < point.abs().max() / (6 / (32 + 7)) ** 0.5 <= 1
-    fresh = SparseFormer(**SMALL)
+    fresh = SparseFormer(**BOOTSTRAPPED)
     for layer in (fresh.focusing.position.proj, fresh.focusing.roi_adjust.hidden):
         assert 0.015 < layer.weight.std() < 0.025 and (layer.bias == 0).all()
 
@@ -302,7 +293,7 @@ def test_layout_round_trip(bootstrapped_v2):
 
 @pytest.mark.parametrize('layout', ['mm', 'authors'])
 def test_the_other_papers_file_is_named(layout):
-    first, second = small_model(), small()
+    first, second = small_model(), small_bootstrapped()
     files = first.state_dict(), second.state_dict()
     if layout == 'authors':
         files = from_mm(files[0], 'v1'), from_mm(files[1], 'bootstrapped')
@@ -318,15 +309,15 @@ def test_the_other_papers_file_is_named(layout):
 
 
 def test_other_numbers_of_tokens_and_points(log):
-    source = small()
-    model = SparseFormer(**dict(SMALL, num_tokens=9))
+    source = small_bootstrapped()
+    model = SparseFormer(**dict(BOOTSTRAPPED, num_tokens=9))
     model.load_state_dict(source.state_dict())
     assert 're-initialised: latent.token_rois' in log[-1][1]
     # All tokens share one embedding, so that it stays.
     embeddings = model.latent.token_embeddings
     assert torch.equal(embeddings, source.latent.token_embeddings)
     torch.testing.assert_close(model.latent.token_rois.data, init_rois(9, 'square'))
-    model = SparseFormer(**dict(SMALL, num_points=4))
+    model = SparseFormer(**dict(BOOTSTRAPPED, num_points=4))
     model.load_state_dict(source.state_dict())
     names = log[-1][1].split('re-initialised: ')[1].split(', ')
     assert {name.split('.', 1)[1].split('0.')[-1] for name in names} == {
@@ -347,13 +338,13 @@ def test_other_numbers_of_tokens_and_points(log):
 @pytest.mark.usefixtures('float64')
 def test_an_image_model_inflates():
     """A still clip gets the image's answer, and time is learned."""
-    image = small().eval()
-    video = SparseFormer(**SMALL, spatial_dims=3, token_inflation=1).eval()
+    image = small_bootstrapped().eval()
+    video = SparseFormer(**BOOTSTRAPPED, spatial_dims=3, token_inflation=1).eval()
     video.load_state_dict(image.state_dict())
     picture = torch.randn(2, 3, 32, 40)
     still = picture[:, :, None].expand(-1, -1, 4, -1, -1)
     assert_exact(video(still)[0], image(picture)[0], 1e-10)
-    tubes = SparseFormer(**SMALL, spatial_dims=3, token_inflation=2)
+    tubes = SparseFormer(**BOOTSTRAPPED, spatial_dims=3, token_inflation=2)
     tubes.load_state_dict(image.state_dict())
     assert tubes.latent.token_embeddings.shape == (1, 16)
     tubes(torch.randn(2, 3, 4, 32, 40))[0].pow(2).sum().backward()

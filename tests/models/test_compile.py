@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.numerics import assert_near
-from helpers.small_model import small_model
+from helpers.small_model import small_bootstrapped, small_model
 from sparseformer_mm.models import ops
 
 MODERN = tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6)
@@ -33,6 +33,15 @@ def test_compiles_without_graph_breaks(kwargs):
     out.sum().backward()
     grads = ([p.grad for p in module.parameters()] for module in (compiled, eager))
     assert_near(*grads, 1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not MODERN, reason='older compilers break the graph here')
+def test_a_bootstrapped_model_compiles():
+    eager = small_bootstrapped(focusing_repeats=1, cortex_depth=2).double().eval()
+    run = torch.compile(eager, fullgraph=True, backend='aot_eager')
+    inputs = torch.randn(2, 3, 32, 40, dtype=torch.float64)
+    assert_near(run(inputs), eager(inputs), 1e-9)
 
 
 @pytest.mark.skipif(not MODERN, reason='torch.export of this torch is a prototype')
