@@ -22,14 +22,15 @@ from .models.finding import CheckpointError, find_weights, split_classifier
 
 
 class SparseFormerClassifier(nn.Module):
-    """A SparseFormer and a linear classifier on the mean of its tokens.
+    """A SparseFormer and a linear layer on the mean of its tokens, or its class token.
 
     Its state dict has the names of mmpretrain's models (``backbone.*``, ``head.fc.*``),
     so files go both ways.
 
     Args:
-        arch: 'tiny', 'small', 'base', 'nano', or a dict, see :class:`SparseFormer`.
-        num_classes: K; 0 for no classifier.
+        arch: 'tiny', 'bootstrapped-base', ..., or a dict, see :class:`SparseFormer`.
+        num_classes: K; 0 for no classifier. Of a CLIP model, the embedding's width.
+        head_bias: False leaves out the classifier's bias, as CLIP models do.
         **kwargs: of :class:`SparseFormer`, except ``out_type`` and ``init_cfg``.
             ``drop_path_rate`` is 0 if not given; the paper trains the three with 0.2,
             0.3 and 0.4.
@@ -39,7 +40,11 @@ class SparseFormerClassifier(nn.Module):
     """
 
     def __init__(
-        self, arch: Union[str, dict] = 'tiny', num_classes: int = 1000, **kwargs
+        self,
+        arch: Union[str, dict] = 'tiny',
+        num_classes: int = 1000,
+        head_bias: bool = True,
+        **kwargs,
     ):
         super().__init__()
         cures = dict(
@@ -53,9 +58,10 @@ class SparseFormerClassifier(nn.Module):
         self.num_classes = num_classes
         self.head = nn.Sequential()
         if num_classes:
-            linear = nn.Linear(self.backbone.embed_dims, num_classes)
+            linear = nn.Linear(self.backbone.embed_dims, num_classes, head_bias)
             nn.init.trunc_normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
+            if head_bias:
+                nn.init.zeros_(linear.bias)
             self.head.add_module('fc', linear)
 
     def forward(
@@ -65,9 +71,11 @@ class SparseFormerClassifier(nn.Module):
 
         Args:
             inputs: (B, 3, H, W) of any size, or (B, 3, T, H, W) with
-                ``spatial_dims=3``, as RGB from which the mean (123.675, 116.28,
-                103.53) was taken and which was divided by (58.395, 57.12, 57.375), as
-                the authors' weights want it.
+                ``spatial_dims=3``, as RGB from which a mean was taken and which was
+                divided by a deviation, as the authors' weights want it:
+                (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375); bootstrapped
+                from AugReg's ViTs 127.5 and 127.5; from CLIP's (122.771, 116.746,
+                104.094) and (68.501, 66.632, 70.323).
             valid_shapes: (height, width) of each image in a padded batch.
 
         Returns:
@@ -106,12 +114,13 @@ def build(
     (``allow_partial_load=True`` loads less on purpose).
 
     Args:
-        arch: 'tiny', 'small', 'base', 'nano', or a dict, see :class:`SparseFormer`.
-        num_classes: K. None takes the classifier of the checkpoint as it is (1000
-            classes without a checkpoint); a number which that one does not have, or
-            a checkpoint without one, gives a new classifier. 0: none.
-        checkpoint: a file, a URL or what is in one: the authors' files in both
-            layouts, or those of a training with mmpretrain, mmaction2, mmdet or
+        arch: 'tiny', 'bootstrapped-base', ..., or a dict, see :class:`SparseFormer`.
+        num_classes: K. None takes the classifier of the checkpoint as it is, which
+            may be CLIP's projection (1000 classes without a checkpoint); a number
+            which that one does not have, or a checkpoint without one, gives a new
+            classifier. 0: none.
+        checkpoint: a file, a URL or what is in one: the authors' files in any
+            layout, or those of a training with mmpretrain, mmaction2, mmdet or
             mmseg. Reading a file can run code in it: only those you trust.
         **kwargs: of :class:`SparseFormer`, e.g. ``num_tokens``, ``drop_path_rate``,
             or ``spatial_dims=3, token_inflation=8`` for videos (an image model's
@@ -151,6 +160,8 @@ def build(
                 'num_classes=0 for a model without'
             )
         num_classes = len(classifier['weight'])
+    if classifier and num_classes == len(classifier['weight']):
+        kwargs.setdefault('head_bias', 'bias' in classifier)
     model = SparseFormerClassifier(arch, num_classes, **kwargs)
     model.backbone.load_state_dict(weights)
     if num_classes:

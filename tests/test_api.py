@@ -6,7 +6,7 @@ import torch
 import sparseformer_mm
 from helpers.fresh import succeed_fresh
 from helpers.golden import GOLDEN_ARCH, IMAGE_ARCH, VIDEO_ARCH, golden_model
-from helpers.small_model import ARCH
+from helpers.small_model import ARCH, BOOTSTRAPPED
 from sparseformer_mm import SparseFormer, SparseFormerClassifier, build
 from sparseformer_mm.models.layouts import from_mm, to_mm, to_openmmlab
 
@@ -24,7 +24,7 @@ def random_classifier(classes=3, seed=1, **kwargs):
 def mm_state(model):
     """Under the core's names, the classifier as 'head.*'."""
     state = dict(model.backbone.state_dict())
-    state['head.weight'], state['head.bias'] = model.head.fc.weight, model.head.fc.bias
+    state.update((f'head.{k}', v) for k, v in model.head.fc.state_dict().items())
     return {key: value.detach() for key, value in state.items()}
 
 
@@ -109,6 +109,23 @@ def test_state_dicts_go_both_ways():
     assert same(build(dict(ARCH), checkpoint=source.state_dict()), source)
     wrapped = {f'module.{key}': value for key, value in source.state_dict().items()}
     assert same(build(dict(ARCH), checkpoint=wrapped), source)
+
+
+@pytest.mark.parametrize('num_classes', [None, 7])
+@pytest.mark.parametrize('layout', ['bootstrapped', 'mm'])
+def test_a_clip_model_gives_the_embedding(layout, num_classes):
+    """Its projection has no bias; embeddings of texts classify."""
+    arguments = dict(BOOTSTRAPPED, arch='bootstrapped-clip-base')
+    source = SparseFormerClassifier(**arguments, num_classes=7, head_bias=False)
+    state = mm_state(source)
+    state = from_mm(state, layout) if layout == 'bootstrapped' else state
+    model = build(**arguments, num_classes=num_classes, checkpoint=state)
+    assert same(model, source) and model.head.fc.bias is None
+    images = torch.randn(3, 3, 32, 32)
+    embeddings = torch.nn.functional.normalize(model.eval()(images))
+    assert embeddings.shape == (3, 7)
+    scores = embeddings @ embeddings.t()  # as if texts said the same
+    assert scores.argmax(1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize('layout', ['v1', 'v2', 'mmpretrain'])

@@ -36,10 +36,11 @@ _MIM = Path(__file__).parents[1] / '.mim'
 
 def _register():
     # The other tasks' models are not mmpretrain's to build.
-    index = _MIM / 'configs' / 'classification' / 'metafile.yml'
+    folder = _MIM / 'configs' / 'classification'
     # Only once: the hub refuses a name that it has.
     if not ModelHub.has('sparseformer-tiny_8xb128_in1k'):
-        ModelHub.register_model_index(index, config_prefix=_MIM)
+        for index in (folder, folder / 'bootstrapped'):
+            ModelHub.register_model_index(index / 'metafile.yml', config_prefix=_MIM)
 
 
 _register()

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.mmpretrain
 TINY = 'sparseformer-tiny_8xb128_in1k'
 NAMES = [
     name.split('/')[-1]
-    for name in sparseformer_mm.list_configs('classification/sparseformer-*')
+    for pattern in ('sparseformer-*', 'bootstrapped/*')
+    for name in sparseformer_mm.list_configs(f'classification/{pattern}')
     if 'ablations/' not in name and '-nano' not in name
 ]
 # Small enough to run in no time; the names and all else are the real ones.
@@ -49,7 +50,7 @@ def checkpoint(tmp_path):
 
 
 def test_all_names_are_listed():
-    assert len(NAMES) == 11
+    assert len(NAMES) == 15
     assert mmpretrain.list_models('*sparseformer*') == sorted(NAMES)
     # The hub's own models are still there.
     assert 'swin-tiny_16xb64_in1k' in mmpretrain.list_models('swin-tiny')
@@ -63,7 +64,8 @@ def test_importing_twice_is_fine():
     assert mmpretrain.list_models('sparseformer') == before
 
 
-@pytest.mark.parametrize('name', NAMES)
+# (CLIP needs packages for texts: mmpretrain's error says so.)
+@pytest.mark.parametrize('name', [name for name in NAMES if '_clip_' not in name])
 def test_every_name_builds_what_its_metafile_says(name):
     meta = ModelHub.get(name)
     with torch.device('meta'):

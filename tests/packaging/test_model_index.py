@@ -17,6 +17,7 @@ LIBRARIES = dict(
     segmentation='mmseg',
     video='mmaction',
 )
+SECOND = 'bootstrapped'  # the folder of the second paper's models
 # The paper's tables: top-1; AP; mIoU and mAcc; top-1.
 PAPER = {
     'sparseformer-tiny_8xb128_in1k': [81.0],
@@ -54,23 +55,30 @@ MODELS = {
 }
 
 
+def paper_of(file) -> str:
+    """The end of the address of the paper that a metafile or config belongs to."""
+    return '2312.01987' if Path(file).parent.name == SECOND else '2304.03768'
+
+
 def task(model):
     return model['Config'].split('/')[1]
 
 
 def test_index_is_where_the_tools_look():
     assert INDEX.resolve() == ROOT / 'configs' / 'model-index.yml'
-    assert sorted(path.parent.name for path in metafiles()) == sorted(LIBRARIES)
+    folders = {path.parent.name for path in metafiles()}
+    assert folders == {*LIBRARIES, SECOND}
     assert sum(len(read(file)['Models']) for file in metafiles()) == len(MODELS)
 
 
 def test_every_full_size_config_is_listed():
     files = [
-        f'{path.parent.name}/{path.stem}'
-        for path in (ROOT / 'configs').glob('*/*sparseformer-*.py')
-        if path.parent.name in LIBRARIES and '-nano' not in path.stem
+        path.relative_to(ROOT).as_posix()
+        for pattern in ('*/*sparseformer-*.py', f'classification/{SECOND}/*.py')
+        for path in (ROOT / 'configs').glob(pattern)
+        if path.parent.name in (*LIBRARIES, SECOND) and '-nano' not in path.stem
     ]
-    assert sorted(files) == sorted(f'{task(m)}/{m["Name"]}' for m in MODELS.values())
+    assert sorted(files) == sorted(model['Config'] for model in MODELS.values())
     for model in MODELS.values():
         assert (MIM / model['Config']).stem == model['Name']
         assert (MIM / model['Config']).is_file()
@@ -82,7 +90,7 @@ def test_collections():
         (collection,) = read(file)['Collections']
         names.append(collection['Name'])
         assert {m['In Collection'] for m in read(file)['Models']} == {names[-1]}
-        assert collection['Paper']['URL'] == 'https://arxiv.org/abs/2304.03768'
+        assert collection['Paper']['URL'].endswith(paper_of(file))
         assert (MIM / collection['README']).is_file()
         assert (ROOT / collection['Code']['File']).is_file()
         for value in collection['Metadata'].values():  # mim joins lists with commas
@@ -117,6 +125,19 @@ def test_weights_are_the_authors_files():
     for name, model in MODELS.items():
         assert model['Weights'] is None  # a URL, or nothing
         source = model.get('Converted From')
+        assert source is None or source['Code'].endswith(
+            'github.com/showlab/sparseformer'
+        )
+        second = re.fullmatch(
+            r'sparseformer-bootstrapped-(\w+?)_(augreg|clip)_.*', name
+        )
+        if second:
+            size, kind = second.groups()
+            kind = kind.replace('clip', 'openai_clip')
+            file = f'sparseformer_btsp_{kind}_{size}_converted.pth'
+            assert source['Weights'] == [file]
+            assert ('--text-tower' in source['Command']) == ('clip' in name)
+            continue
         match = re.fullmatch(r'sparseformer-(\w+)_8xb128_in1k', name)
         assert bool(source) == bool(match)
         if source:
@@ -125,7 +146,6 @@ def test_weights_are_the_authors_files():
                 f'sparseformer_{arch[0]}_imagenet1k.pth',
                 f'sparseformer_v1_{arch}_converted.pth',
             ]
-            assert source['Code'] == 'https://github.com/showlab/sparseformer'
             assert (ROOT / source['Command'].split()[1]).is_file()
 
 
@@ -143,10 +163,15 @@ def test_parameters(name):
     assert cfg.default_scope == library
     # Shapes are enough; these two compute with numbers, and have no part in the shapes.
     cfg.model.pop('data_preprocessor', None)
-    cfg.model.backbone.time_offsets = 'middle'
+    clip = 'vision_backbone' in cfg.model
+    if not clip:
+        cfg.model.backbone.time_offsets = 'middle'
     with DefaultScope.overwrite_default_scope(library), torch.device('meta'):
-        model = REGISTRY.build(cfg.model)
+        model = REGISTRY.build(cfg.model.vision_backbone if clip else cfg.model)
     counted = sum(p.numel() for p in model.parameters())
+    if clip:
+        projection = cfg.model.projection
+        counted += projection.in_channels * projection.out_channels
     assert counted == MODELS[name]['Metadata']['Parameters']
 
 
@@ -185,4 +210,4 @@ def test_the_readers_of_openmmlab_take_it():
         assert model.weights is None
         assert model.metadata.parameters == expected['Metadata']['Parameters']
         assert (model.results is None) == (expected['Results'] is None)
-        assert model.full_model.paper['URL'].endswith('2304.03768')
+        assert model.full_model.paper['URL'].endswith(paper_of(expected['Config']))

@@ -3,6 +3,7 @@
     python tools/model_converters/showlab_to_mm.py SRC DST          # authors -> mm
     python tools/model_converters/showlab_to_mm.py SRC DST --to v1  # and back
     python tools/model_converters/showlab_to_mm.py SRC --check      # only report
+    python tools/model_converters/showlab_to_mm.py SRC DST --text-tower CLIP
 
 SRC may be in any of the four layouts (mm, v1: the authors' training code, v2: their
 later library, bootstrapped: the second paper's models in it), wrapped or not, or a
@@ -11,6 +12,10 @@ every tensor of the model is kept, its neck and head too, and prefixes such as
 ``module.``, ``_orig_mod.`` or Lightning's ``model.`` are taken away. The authors'
 files become those of a model of mmpretrain (``backbone.*``, ``head.fc.*``) or, for
 videos, of mmaction2 (``backbone.*``, ``cls_head.fc_cls.*``).
+
+With a CLIP checkpoint of mmpretrain as text tower, a bootstrapped CLIP model becomes
+one of mmpretrain's ``CLIPZeroShot``: SRC's backbone and projection beside that one's
+text side.
 
 Nothing is written if SRC has tensors without a place in DST; they are listed.
 """
@@ -68,6 +73,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='leave out what has no place in DST instead of stopping',
     )
     parser.add_argument(
+        '--text-tower',
+        metavar='CLIP',
+        help="mmpretrain's CLIP checkpoint whose text side DST gets",
+    )
+    parser.add_argument(
         '--unsafe',
         action='store_true',
         help='unpickle files that hold more than tensors; only for files you trust, '
@@ -76,19 +86,29 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.dst is None and not args.check:
         parser.error('give DST, or --check to report only')
+    if args.text_tower and args.to != 'mm':
+        parser.error("--text-tower is for this package's names, not for --to")
     return args
 
 
-def read(path: str, unsafe: bool) -> Weights:
-    """Find the weights in a file of any layout."""
+def read_file(path: str, unsafe: bool) -> dict:
+    """What is in a file."""
     try:
-        weights = find_weights(read_checkpoint(path, 'cpu', safe=not unsafe))
+        return read_checkpoint(path, 'cpu', safe=not unsafe)
     except (OSError, CheckpointError) as error:
         fail(str(error))
     except Exception as error:
         cure = '. If you trust the file, add --unsafe: it may hold more than tensors'
         first_line = re.sub(r'\x1b\[\d*m', '', str(error)).strip().split('\n')[0]
         fail(f'{path} cannot be read: {first_line}{"" if unsafe else cure}')
+
+
+def read(path: str, unsafe: bool) -> Weights:
+    """Find the weights in a file of any layout."""
+    try:
+        weights = find_weights(read_file(path, unsafe))
+    except CheckpointError as error:
+        fail(str(error))
     if not weights.layout:
         keys = ', '.join(list(map(str, weights.state))[:5])
         fail(
@@ -118,6 +138,39 @@ def split(weights: Weights) -> Tuple[Dict[str, Tensor], List[str]]:
     state = to_mm(rest, 'mm', weights.prefix)
     state.update((f'head.{name}', value) for name, value in classifier.items())
     return state, [key for key in rest if not key.startswith(weights.prefix)]
+
+
+def beside_text(weights: Weights, state: Dict[str, Tensor], path: str, clip: dict):
+    """A state dict of mmpretrain's CLIP with another visual tower.
+
+    Args:
+        weights: SRC.
+        state: its backbone and classifier under mm names.
+        path: the file of mmpretrain's CLIP.
+        clip: what is in it.
+    """
+    clip = clip.get('state_dict', clip)
+    if 'text_projection' not in clip or 'logit_scale' not in clip:
+        fail(f'{path} is no CLIP checkpoint of mmpretrain: no text_projection in it')
+    # In a bootstrap of this package the projection is a neck, whose bias is zero.
+    for source, name in ((weights.state, f'{weights.root}neck.fc'), (state, 'head')):
+        projection, bias = (source.get(f'{name}.{end}') for end in ('weight', 'bias'))
+        if projection is not None:
+            break
+    if projection is None or (bias is not None and bias.any()):
+        fail('SRC is no CLIP model: it has no projection, or one with a bias')
+    width = clip['text_projection'].shape[1]
+    if len(projection) != width:
+        fail(
+            f'SRC gives embeddings of {len(projection)} numbers, the texts of {path} '
+            f'{width}: take the text tower of the CLIP that SRC was bootstrapped from'
+        )
+    result = {k: v for k, v in clip.items() if not k.startswith(('visual.', 'visual_'))}
+    result['visual_proj.proj'] = projection.t().contiguous()
+    for key, value in state.items():
+        if not key.startswith('head.'):
+            result[f'visual.{key}'] = value
+    return result
 
 
 def check(state: Dict[str, Tensor]) -> bool:
@@ -177,6 +230,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             )
         if args.to != 'mm':
             content = dict(model=from_mm(state, args.to))
+        elif args.text_tower:
+            clip = args.text_tower, read_file(args.text_tower, args.unsafe)
+            content = dict(state_dict=beside_text(weights, state, *clip))
         elif weights.layout == 'mm':
             content = dict(state_dict=result)
         else:
