@@ -237,6 +237,26 @@ def test_tools_on_a_bootstrapped_model(tmp_path):
     assert status == 0, log
 
 
+@pytest.mark.parametrize('scope', ['mmseg', 'mmaction'])
+def test_dense_heads_and_tubes_on_a_bootstrapped_model(scope):
+    """The class token is not among the tokens, and answers for a video."""
+    old = 'arch=dict(num_tokens=16' if scope == 'mmseg' else BOOTSTRAPPED[0]
+    new = f"arch='bootstrapped-base', **{old[5:]}"
+    cfg, text, host, model = make(
+        scope, (old, new), ('cortex_depth=2', 'cortex_depth=3')
+    )
+    size = (2, 3, 24, 32) if scope == 'mmseg' else (2, 1, 3, 8, 24, 24)
+    images = torch.randn(size)
+    with torch.no_grad():
+        answer = model.eval()(images, None, mode='tensor')
+        seen = model.backbone.forward_intermediates(images.squeeze(1))
+    assert len(seen.tokens[0]) == len(seen.rois[0]) == (16 if scope == 'mmseg' else 8)
+    if scope == 'mmseg':
+        torch.testing.assert_close(answer, model.decode_head(seen))
+    else:
+        torch.testing.assert_close(answer.flatten(1), seen.pooled)
+
+
 # ------------------------------------------------- files of others, for all tools
 
 

@@ -238,8 +238,7 @@ def _check_steps(name: str, steps) -> Tuple[str, ...]:
     )
     if not good or len(set(steps)) != len(steps) or 'look' not in steps:
         raise ValueError(
-            f"{name}={steps!r} must name steps of {list(STEPS)}, each once, 'look' "
-            'among them'
+            f"{name}={steps!r} must name steps of {STEPS}, each once, 'look' among them"
         )
     return tuple(steps)
 

@@ -29,14 +29,8 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 ACTIVATIONS = dict(gelu=F.gelu, quick_gelu=quick_gelu)
 
-# What a block can do, and the names of the parts that do it.
-STEPS = dict(
-    attention=('attn',),
-    adjust=('roi_adjust',),
-    look=('sampler', 'decoder'),
-    position=('position',),
-    ffn=('ffn',),
-)
+# What a block can do.
+STEPS = ('attention', 'adjust', 'look', 'position', 'ffn')
 
 
 class Attention(BaseModule):

@@ -14,6 +14,7 @@ pytest.importorskip(
 from mmengine.registry import MODELS  # noqa: E402
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.registry import TOKENIZER  # noqa: E402
+from mmpretrain.structures import DataSample  # noqa: E402
 
 from helpers.scripts import load_tool, run_tool  # noqa: E402
 from helpers.shipped_configs import CONFIGS, load, page  # noqa: E402
@@ -110,6 +111,31 @@ def test_widths_fit_and_pictures_are_normalised_as_they_were(name):
     width = 512 if 'base' in name else 768
     assert tuple(model.visual_proj.proj.shape) == (model.visual.embed_dims, width)
     assert tuple(model.text_projection.shape) == (width, width)
+
+
+def test_learns_as_a_classifier(tmp_path):
+    """From the authors' file, with mmpretrain's head on the class token."""
+    model = load(f'{FOLDER}/{NAMES[0]}').model
+    source = small_bootstrapped()
+    torch.save(from_mm(source.state_dict(), 'bootstrapped'), tmp_path / 'authors.pth')
+    model.backbone.update(BOOTSTRAPPED)
+    model.backbone.init_cfg.checkpoint = str(tmp_path / 'authors.pth')
+    model.head.in_channels = 24
+    model.pop('train_cfg')
+    model = MODELS.build(model)
+    model.init_weights()
+    loaded = model.backbone.state_dict()
+    for name, value in source.state_dict().items():
+        torch.testing.assert_close(loaded[name], value)
+    samples = [DataSample().set_gt_label(label) for label in (3, 7)]
+    images = torch.randn(2, 3, 32, 32)
+    model.train()(images, samples, mode='loss')['loss'].backward()
+    for name, param in model.named_parameters():
+        assert param.grad is not None and param.grad.abs().max() > 0, name
+    with torch.no_grad():
+        logits = model.eval()(images, mode='tensor')
+        seen = model.backbone.forward_intermediates(images)
+        torch.testing.assert_close(logits, model.head.fc(seen.pooled))
 
 
 @pytest.mark.parametrize('source', ['authors', 'bootstrap'])
