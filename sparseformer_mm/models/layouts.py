@@ -60,6 +60,12 @@ _BLOCK_NAMES = (
     ('position.norm.', '', '', 'pe_transition.0.'),
     ('position.proj.', '', '', 'pe_transition.1.'),
 )
+# Any of these tells 'bootstrapped' from 'v2'.
+_BOOTSTRAPPED_MARKERS = (
+    'cls_embedding.weight',
+    'layers.0.stage_embedding.weight',
+    'layers.0.pe_transition.1.weight',
+)
 # Beginnings of mm names that only bootstrapped models have, without numbers of blocks.
 _BOOTSTRAPPED = re.compile(
     r'stage_embeddings\.|class_token\.|(focusing|cortex\.\d+)\.position\.'
@@ -78,7 +84,7 @@ def layout_of(names: Iterable[str], marker: str, prefix: str = '') -> str:
         marker: the layout whose one of :data:`MARKERS` is among them.
         prefix: of the model's names.
     """
-    if marker == 'v2' and f'{prefix}cls_embedding.weight' in names:
+    if marker == 'v2' and any(prefix + name in names for name in _BOOTSTRAPPED_MARKERS):
         return 'bootstrapped'
     return marker
 

@@ -329,8 +329,8 @@ class SparseFormer(TellsLossScale, BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rate decay in mmpretrain.
 
-        The stem and the initial tokens have depth 0, the focusing block and the
-        transition 1, cortex block i has 2 + i.
+        The stem and the initial tokens have depth 0, the focusing block with its stage
+        embeddings and the transition 1, cortex block i 2 + i, the class token 2.
 
         Args:
             param_name: full name, starting with ``prefix``.
@@ -346,8 +346,9 @@ class SparseFormer(TellsLossScale, BaseModule):
         first, *rest = param_name[len(prefix) :].split('.')
         if first == 'cortex':
             return 2 + int(rest[0]), num_layers
-        depth = dict(stem=0, latent=0, focusing=1, transition=1)
-        return depth.get(first, num_layers - 1), num_layers
+        depths = dict(stem=0, latent=0, class_token=2)
+        depths.update(dict.fromkeys(('focusing', 'stage_embeddings', 'transition'), 1))
+        return depths.get(first, num_layers - 1), num_layers
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # Every way of loading comes through here: Pretrained, load_from, resume and

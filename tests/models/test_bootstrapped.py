@@ -188,6 +188,20 @@ def test_frozen_stages(stages, frozen):
     model(torch.randn(1, 3, 32, 32))[0].sum().backward()
 
 
+def test_layer_depths_rise():
+    names = [
+        'stage_embeddings.weight',
+        'class_token.weight',
+        'cortex.0.position.proj.weight',
+        'cortex.1.ffn.fc1.weight',
+        'norm.weight',
+    ]
+    model = small_bootstrapped()
+    assert set(names) <= dict(model.named_parameters()).keys()
+    depths = [model.get_layer_depth(name) for name in names]
+    assert depths == [(1, 6), (2, 6), (2, 6), (3, 6), (5, 6)]
+
+
 def test_parts_combine_with_the_first_papers():
     """What is new, one by one, in a model of the first paper."""
     second = ARCHS['bootstrapped-base']
