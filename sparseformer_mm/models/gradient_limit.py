@@ -73,7 +73,8 @@ class TellsLossScale:
             return
         if autocast_dtype(device_type) is not torch.float16:
             return
-        if not all(m.knows_loss_scale or not m.limit_grad for m in self._samplers()):
+        limited = [m for m in self._samplers() if getattr(m, 'limit_grad', True)]
+        if not all(sampler.knows_loss_scale for sampler in limited):
             self._warned = True
             warnings.warn(
                 'SparseFormer trains under float16 autocast, but nothing tells it the '

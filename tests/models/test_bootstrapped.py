@@ -17,6 +17,7 @@ from sparseformer_mm.models.finding import find_weights
 from sparseformer_mm.models.layouts import from_mm, to_mm
 from sparseformer_mm.models.rois import init_rois, rois_to_corners
 from sparseformer_mm.models.sampling import clamp_to_pixels, sample_grid
+from sparseformer_mm.registry import MODELS
 
 
 # ---------------------------------------------------------------- the authors' numbers
@@ -225,6 +226,40 @@ def test_parts_combine_with_the_first_papers():
         actual.pow(2).sum().backward()
         for param in changed.parameters():
             assert param.grad is not None and param.grad.isfinite().all()
+
+
+@MODELS.register_module()
+class OwnAdjust(torch.nn.Module):
+    def __init__(self, dims, spatial_dims):
+        super().__init__()
+        self.scale = torch.nn.Linear(dims, 1)
+
+    def forward(self, tokens, rois, drop_path_rate=0.0):
+        center, size = rois.chunk(2, -1)
+        size = size * self.scale(tokens).sigmoid()
+        return torch.cat([center.expand_as(size), size], -1)
+
+
+@MODELS.register_module()
+class OwnPosition(torch.nn.Module):
+    def __init__(self, dims, spatial_dims):
+        super().__init__()
+        self.proj = torch.nn.Linear(2 * spatial_dims, dims)
+
+    def forward(self, rois):
+        return self.proj(rois)
+
+
+def test_parts_of_the_users_plug_in():
+    model = small_bootstrapped(
+        roi_adjust=dict(type='OwnAdjust'), position=dict(type='OwnPosition')
+    )
+    seen = model.forward_intermediates(torch.randn(2, 3, 32, 40))
+    first, last = seen.stages[0].rois, seen.rois
+    torch.testing.assert_close(last[..., :2], first[..., :2])
+    assert (last[..., 2:] < first[..., 2:]).all()
+    seen.pooled.pow(2).sum().backward()
+    assert all(param.grad.abs().max() > 0 for param in model.parameters())
 
 
 @pytest.mark.parametrize(

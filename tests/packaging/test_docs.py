@@ -158,6 +158,7 @@ def test_quoted_messages_of_the_package_are_its_own():
         'missing keys',
         'mismatched keys',
         'Nothing in the checkpoint is under',
+        'a bootstrapped SparseFormer',
         'is cut off',
         'is a web page',
         'is a pointer of Git LFS',
