@@ -185,8 +185,11 @@ def from_mm(state: Mapping, layout: str) -> Dict[str, Tensor]:
     for key, value in state.items():
         name = _rename(key, 'mm', layout)
         if name is None:
+            cure = ''
+            if is_bootstrapped(state) and layout != 'bootstrapped':
+                cure = ": a bootstrapped model's layout is 'bootstrapped'"
             raise KeyError(
-                f"the authors' {layout} layout has no counterpart of {key!r}"
+                f"the authors' {layout} layout has no counterpart of {key!r}{cure}"
             )
         if key == 'latent.token_rois':
             value = rois_to_corners(value)

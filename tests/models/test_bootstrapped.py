@@ -154,6 +154,19 @@ def test_the_class_token_stands_apart():
     torch.testing.assert_close(model(images)[0].flatten(1), other.pooled)
 
 
+def test_maps_from_its_tokens():
+    """The class token has no place in them."""
+    model = small_bootstrapped(out_type='maps', map_strides=(4, 16), map_channels=6)
+    images = torch.randn(2, 3, 40, 56)
+    maps = model.eval()(images)
+    assert [tuple(m.shape) for m in maps] == [(2, 6, 10, 14), (2, 6, 3, 4)]
+    with torch.no_grad():
+        model.cortex[-1].ffn.fc2.bias.add_(torch.arange(24.0))
+    assert (model(images)[0] - maps[0]).abs().max() > 1e-3
+    seen = model.forward_intermediates(images)
+    torch.testing.assert_close(model.map_decoder(seen), model(images))
+
+
 def test_rois_of_a_stage_are_those_it_looked_in():
     """They are adjusted after the look, for the next one."""
     stages = (
@@ -334,7 +347,9 @@ def test_layout_round_trip(bootstrapped_v2):
     for key, value in state.items():
         torch.testing.assert_close(back[key], value, atol=1e-6, rtol=0)
     for other in ('v1', 'v2'):
-        with pytest.raises(KeyError, match=f"authors' {other} layout .*class_token"):
+        with pytest.raises(
+            KeyError, match=f"{other} layout .*class_tok.* is 'bootstrapped'"
+        ):
             from_mm(ours, other)
     with pytest.raises(KeyError, match="authors' bootstrapped layout .*channel_bias"):
         from_mm(small_model().state_dict(), 'bootstrapped')
