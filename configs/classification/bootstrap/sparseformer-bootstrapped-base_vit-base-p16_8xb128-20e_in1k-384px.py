@@ -1,4 +1,5 @@
-# Bootstrapped SparseFormer-B from AugReg's ViT-B/16, both at 384 x 384. Not trained here.
+# Bootstrapped SparseFormer-B from AugReg's ViT-B/16, both at 384 x 384. Not trained
+# here.
 _base_ = [
     '../../_base_/models/sparseformer_bootstrap.py',
     '../../_base_/datasets/imagenet_bs128_384_unlabelled.py',

@@ -1,5 +1,5 @@
-# Bootstrapped SparseFormer-L from AugReg's ViT-L/16, both at 384 x 384 (paper: 84.9 top-1
-# with 49 tokens). Not trained here.
+# Bootstrapped SparseFormer-L from AugReg's ViT-L/16, both at 384 x 384 (paper: 84.9
+# top-1 with 49 tokens). Not trained here.
 _base_ = [
     '../../_base_/models/sparseformer_bootstrap.py',
     '../../_base_/datasets/imagenet_bs128_384_unlabelled.py',
