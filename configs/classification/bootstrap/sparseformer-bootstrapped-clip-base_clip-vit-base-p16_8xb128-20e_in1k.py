@@ -1,6 +1,6 @@
 # Bootstrapped SparseFormer from the visual tower of OpenAI's CLIP ViT-B/16 at
-# 224 x 224, on the pictures of ImageNet-1K: it learns the projected embedding, which texts are
-# compared with. Not trained here.
+# 224 x 224, on the pictures of ImageNet-1K: it learns the projected embedding, which
+# texts are compared with. Not trained here.
 _base_ = [
     '../../_base_/models/sparseformer_bootstrap.py',
     '../../_base_/datasets/imagenet_bs128_384_unlabelled.py',
