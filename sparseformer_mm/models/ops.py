@@ -180,10 +180,10 @@ def reset_linear(layer: nn.Linear):
         nn.init.zeros_(layer.bias)
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def is_plain(layer: nn.Module, kind: type = nn.Linear) -> bool:
     """True if nobody would notice that ``layer`` itself is not called."""
     return (
-        type(layer) is nn.Linear
+        type(layer) is kind
         and 'forward' not in layer.__dict__
         and not any(
             getattr(layer, name) or getattr(nn_module, f'_global{name}')
@@ -199,12 +199,12 @@ def project(x: Tensor, layer: nn.Module) -> Tensor:
         x: (..., in_features).
         layer: of :func:`make_linear`, or what somebody put into its place.
     """
-    return linear(x, layer.weight, layer.bias) if _is_plain(layer) else layer(x)
+    return linear(x, layer.weight, layer.bias) if is_plain(layer) else layer(x)
 
 
 def project_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """``layer(GELU(x))`` as :func:`project` does it."""
-    if _is_plain(layer):
+    if is_plain(layer):
         return linear(x, layer.weight, layer.bias, gelu=True)
     return layer(F.gelu(x))
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.numerics import assert_exact
 from sparseformer_mm.models.stem import EarlyConv, PatchEmbed, RawPixels, channel_norm
 
 
@@ -55,3 +56,33 @@ def test_raw_pixels_are_the_input():
     stem = RawPixels(3)
     assert stem.out_channels == 3
     assert (stem(x).permute(0, 3, 1, 2) == x).all()
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('wanted', ['weights', 'image', 'both'])
+def test_backward_image_by_image_is_torchs(bias, wanted, monkeypatch):
+    torch.manual_seed(0)
+    stem = EarlyConv(3, 6).double()
+    if not bias:
+        stem.conv.bias = None
+    stem.requires_grad_(wanted != 'image')
+    image = torch.randn(3, 3, 21, 34, dtype=torch.float64)
+    image.requires_grad_(wanted != 'weights')
+    args = [t for t in (image, *stem.parameters()) if t.requires_grad]
+    cotangent = torch.randn(3, 6, 9, 6, dtype=torch.float64)
+    results = []
+    for fast in (True, False):
+        monkeypatch.setattr(
+            'sparseformer_mm.models.stem.fast_cpu', lambda x, fast=fast: fast
+        )
+        maps = stem.forward_images(image)
+        results.append([maps, *torch.autograd.grad((maps * cotangent).sum(), args)])
+    for ours, theirs in zip(*results):
+        assert_exact(ours, theirs)
+
+
+def test_a_hook_on_the_convolution_is_called():
+    stem, seen = EarlyConv(3, 6), []
+    stem.conv.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    stem(torch.randn(2, 3, 16, 16))
+    assert seen == [(2, 6, 8, 8)]
