@@ -121,7 +121,7 @@ def my_parts():
     assert len(parts) == 4
     yield parts
     sys.modules.pop('my_parts', None)
-    for name in ('GatedMean', 'TwoConvStem', 'RestoringNeck'):
+    for name in ('GatedMean', 'TwoConvStem', 'OneMap'):
         MODELS._module_dict.pop(name, None)
     if 'mmpretrain.registry' in sys.modules:
         models = sys.modules['mmpretrain.registry'].MODELS
@@ -153,17 +153,20 @@ def test_the_stem_keeps_images_of_a_batch_apart(my_parts):
 
 
 @pytest.mark.usefixtures('float64')
-def test_the_neck_gives_maps_to_dense_heads(my_parts):
-    from sparseformer_mm.registry import MODELS
-
+def test_the_map_decoder_restores_maps(my_parts):
     Path('my_parts.py').write_text('\n\n'.join(my_parts[:3]))
     importlib.import_module('my_parts')
     torch.manual_seed(0)
-    model = SparseFormer('tiny', cortex_depth=1, num_tokens=9, out_type='tokens')
-    neck = MODELS.build(dict(type='RestoringNeck', in_channels=512, out_channels=8))
+    model = SparseFormer(
+        'tiny',
+        cortex_depth=1,
+        num_tokens=9,
+        out_type='maps',
+        map_channels=8,
+        map_decoder=dict(type='OneMap'),
+    ).eval()
     images = torch.rand(2, 3, 34, 41)
-    shapes = [(30, 21), (34, 41)]
-    maps = neck(model.eval()(images, valid_shapes=shapes))
+    maps = model(images, valid_shapes=[(30, 21), (34, 41)])
     assert [tuple(level.shape) for level in maps] == [
         (2, 8, 9, 11),
         (2, 8, 5, 6),
@@ -171,7 +174,7 @@ def test_the_neck_gives_maps_to_dense_heads(my_parts):
         (2, 8, 2, 2),
     ]
     # What belongs to the first image is the same without the second.
-    alone = neck(model(images[:1, :, :30, :21]))
+    alone = model(images[:1, :, :30, :21])
     inside = maps[0][:1, :, :8, :6]
     torch.testing.assert_close(inside, alone[0])
 
