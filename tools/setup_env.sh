@@ -125,6 +125,23 @@ rm -f "$venv"/.ready-*
 SECONDS=0
 trap 'say "interrupted; the same command continues"; exit 130' INT TERM
 pip() { "$python" -m pip --disable-pip-version-check "$@" >&2; }
+# torch's packages are gigabytes: uv unpacks them on all cores, pip on one. It is told
+# where pip looks; pip takes over where it fails or cannot be had.
+pip_setting() {
+    "$python" -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tail -n 1
+}
+install_torch() {
+    local uv index extra
+    uv=$(command -v uv) || { pip install -q uv && uv=$venv/bin/uv; } || true
+    if [ -x "$uv" ]; then
+        index=${UV_DEFAULT_INDEX:-$(pip_setting index-url)}
+        extra=${UV_INDEX:-$(pip_setting extra-index-url)}
+        env ${index:+UV_DEFAULT_INDEX="$index"} ${extra:+UV_INDEX="$extra"} "$uv" pip install \
+            --python "$python" --index-strategy unsafe-best-match -c "$pins" "$@" >&2 && return
+        say "uv could not install them, pip takes over"
+    fi
+    pip install -c "$pins" "$@"
+}
 mmcv=$(grep -E "^${prefix}mmcv==" "$pins") || die "$pins does not pin ${prefix}mmcv"
 # "ok" for the pinned mmcv with operators that this torch can load.
 ops_state() {
@@ -138,7 +155,7 @@ print('ok')" 2>&1 | tail -n 1
 say "build tools"
 pip install 'pip>=23.1' -c "$pins" setuptools wheel ninja psutil packaging
 say "torch and mmengine (torch is large: minutes on a slow line)"
-pip install -c "$pins" torch torchvision "${prefix}mmengine" opencv-python
+install_torch torch torchvision "${prefix}mmengine" opencv-python
 
 if [ "$level" = quickstart ]; then
     # mmcv leaves its operators out when it sees no torch: seconds instead

@@ -145,6 +145,20 @@ def test_interrupted_run_goes_on(machine):
     assert machine.calls('mmpretrain')
 
 
+@pytest.mark.parametrize('works', [True, False])
+def test_uv_unpacks_torch_and_pip_takes_over_where_it_fails(machine, works):
+    uv = machine.bin / 'uv'
+    uv.write_text(f'#!/bin/sh\necho "uv $*" >>"$FAKE_CALLS"\nexit {int(not works)}\n')
+    uv.chmod(0o755)
+    code, out, err = machine.run('--level', 'quickstart')
+    assert code == 0, err
+    calls = machine.calls(' torch torchvision onedl-mmengine')
+    assert [call.startswith('uv ') for call in calls] == [True, False][: 2 - works]
+    assert f'--python {machine.venv}/bin/python' in calls[0]
+    assert all(f'-c {ROOT}/tools/requirements/onedl.txt' in call for call in calls)
+    assert works != ('pip takes over' in err)
+
+
 def test_failed_upgrade_is_not_taken_for_ready(machine):
     assert machine.run('--level', 'quickstart')[0] == 0
     assert machine.run('--level', 'full', FAKE_FAILURE='-r')[0] != 0
