@@ -159,6 +159,14 @@ def test_frozen_stages_leave_the_decoder():
     assert model.map_decoder.training and not model.stem.training
 
 
+def test_layers_of_the_decoder_learn_as_fast_as_a_head():
+    model = make_model()
+    for name in model.state_dict():
+        depth, num_layers = model.get_layer_depth(f'backbone.{name}', 'backbone.')
+        last = name.startswith(('map_decoder.', 'norm.'))
+        assert (depth == num_layers - 1) == last, name
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
     if dtype == torch.float16 and torch.__version__ < '2.4':
