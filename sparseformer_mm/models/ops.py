@@ -9,7 +9,7 @@ everywhere, ``TRACE_GATHER = True`` to have them sample without ``grid_sample``
 """
 
 import contextlib
-from typing import Optional
+from typing import List, Optional
 
 import torch
 import torch.nn as nn
@@ -126,6 +126,13 @@ def needs_grad(*tensors: Optional[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in tensors
     )
+
+
+def even_slices(count: int, at_most: int) -> List[slice]:
+    """As few slices of ``range(count)`` as can be, about equally long."""
+    parts = max(1, -(-count // max(1, at_most)))
+    ends = [count * i // parts for i in range(parts + 1)]
+    return [slice(*pair) for pair in zip(ends, ends[1:])]
 
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:

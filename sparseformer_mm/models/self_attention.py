@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .ops import fast_cpu, is_transforming, needs_grad
+from .ops import even_slices, fast_cpu, is_transforming, needs_grad
 
 # Where this form was measured to be faster: 49 and 64 tokens, not 81; width 4 to 24.
 _MAX_TOKENS, _MAX_WIDTH = 64, 32
@@ -38,8 +38,7 @@ def _query_key_value(qkv: Tensor, num_heads: int) -> Tensor:
 
 def _some_heads(heads: Tensor) -> List[slice]:
     """Slices of the second axis."""
-    step = max(1, _MAX_SCORES // heads.shape[-2] ** 2)
-    return [slice(i, i + step) for i in range(0, heads.shape[1], step)]
+    return even_slices(heads.shape[1], _MAX_SCORES // heads.shape[2] ** 2)
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:

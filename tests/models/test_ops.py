@@ -90,3 +90,12 @@ def test_init_is_truncated_normal():
     layer = ops.make_linear(300, 300)
     assert abs(layer.weight.std().item() - 0.02) < 5e-4
     assert (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize('count, at_most', [(7, 3), (6, 3), (5, 9), (4, 0), (0, 3)])
+def test_even_slices(count, at_most):
+    slices = ops.even_slices(count, at_most)
+    assert [i for part in slices for i in range(count)[part]] == list(range(count))
+    lengths = [part.stop - part.start for part in slices]
+    assert max(lengths, default=0) <= max(1, at_most)
+    assert max(lengths, default=0) - min(lengths, default=0) <= 1
