@@ -112,6 +112,11 @@ class BootstrapSparseFormer(BaseSelfSupervisor):
                 f'neck is {kinds[0]}, the teacher has {kinds[1]}: give the same '
                 "(for CLIP's projection a LinearNeck with norm_cfg=None)"
             )
+        if self.head is not None and teacher.head is None:
+            raise ValueError(
+                'the teacher has no head, so there is none to inherit: give head=None '
+                '(and learn without validation), or a teacher with its head'
+            )
         own, theirs = self.state_dict(), self._inherited()
         for name, inherited in theirs.items():
             shape = tuple(own[name].shape) if name in own else 'nothing'
@@ -176,6 +181,11 @@ class BootstrapSparseFormer(BaseSelfSupervisor):
     ):
         """As in mmpretrain; mode 'predict', with a head, is that of a classifier."""
         if mode == 'predict':
+            if self.head is None:
+                raise ValueError(
+                    'without a head nothing can be validated: leave it out '
+                    '(--no-validate), or give the head of the teacher'
+                )
             return self.head.predict(self.extract_feat(inputs), data_samples)
         return super().forward(inputs, data_samples, mode)
 

@@ -354,6 +354,16 @@ def test_students_that_cannot_inherit(changes, reason):
         toy.build(toy.student(toy.TEACHER, **changes))
 
 
+def test_without_a_head():
+    headless = dict(toy.TEACHER, head=None)
+    with pytest.raises(ValueError, match='the teacher has no head, so there is none'):
+        toy.build(toy.student(headless))
+    for teacher in (headless, toy.VIT):  # or the backbone alone
+        model = toy.build(toy.student(teacher, head=None))
+        with pytest.raises(ValueError, match='without a head nothing can be validated'):
+            model(images(), mode='predict')
+
+
 def test_a_head_of_two_layers_is_refused():
     head = dict(toy.TEACHER['head'], hidden_dim=8)
     with pytest.raises(ValueError, match='is not one linear layer .*pre_logits'):
