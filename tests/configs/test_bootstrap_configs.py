@@ -81,3 +81,37 @@ def test_pictures_without_labels_in_the_teachers_size(name):
     assert cfg.train_cfg.max_epochs == 20
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size
     assert Path(cfg.model.teacher.init_cfg.checkpoint).parent == Path('checkpoints')
+
+
+def test_digits_teacher_student_and_classifier_belong_together():
+    vit, unlabelled, classifier = (
+        cfg_of(f'{name}_1xb32_digits')
+        for name in (
+            'vit-nano',
+            'sparseformer-bootstrapped-nano_vit-nano',
+            'sparseformer-bootstrapped-nano',
+        )
+    )
+    teacher = unlabelled.model.teacher
+    assert teacher.backbone == vit.model.backbone
+    for key in ('type', 'num_classes', 'in_channels'):
+        assert teacher.head[key] == vit.model.head[key]
+    epochs = vit.train_cfg.max_epochs
+    assert Path(teacher.init_cfg.checkpoint) == Path(
+        'work_dirs/quickstart_bootstrap/teacher', f'epoch_{epochs}.pth'
+    )
+    for key in ('backbone', 'head'):
+        assert unlabelled.model[key] == classifier.model[key]
+    # The same pictures, epochs and rates; with labels, or without.
+    ours, theirs = unlabelled.train_dataloader, classifier.train_dataloader
+    assert ours.dataset.pop('with_label') is False
+    assert ours == theirs
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'val_dataloader'):
+        assert unlabelled[key] == classifier[key]
+    # A preprocessor of another kind makes the same numbers of them.
+    for key in ('mean', 'std', 'to_rgb'):
+        assert unlabelled.data_preprocessor[key] == classifier.data_preprocessor[key]
+    model = MODELS.build(unlabelled.model)
+    patches = model.teacher.backbone.patch_resolution
+    assert patches == (6, 6)
+    assert len(model.backbone.latent.token_rois) == 9

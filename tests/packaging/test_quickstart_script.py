@@ -23,6 +23,7 @@ case "$*" in
     *train.py*)
         mkdir -p "$4/1" && echo "$4/epoch_1.pth" >"$4/last_checkpoint"
         echo 'Epoch(train) [1][1/1] loss: 1' | tee "$4/1/1.log" ;;
+    *test.py*/teacher*) echo 'accuracy/top1: 97.04' ;;
     *test.py*) echo "$FAKE_METRICS" ;;
 esac
 """
@@ -85,7 +86,8 @@ def test_help_names_the_tasks(checkout):
     for option in ('-h', '--help'):
         code, out, err = checkout.run('--task', 'detection', option)
         assert (code, err) == (0, '')
-        assert '[--task classification|detection|instance|segmentation|video]' in out
+        tasks = 'classification|bootstrap|detection|instance|segmentation|video'
+        assert f'[--task {tasks}]' in out
         assert 'set -euo' not in out
     assert checkout.calls() == []
 
@@ -95,8 +97,8 @@ def test_help_names_the_tasks(checkout):
     [
         (
             ('--task', 'pose'),
-            '--task is classification, detection, instance, segmentation or video, not '
-            "'pose'",
+            '--task is classification, bootstrap, detection, instance, segmentation or '
+            "video, not 'pose'",
         ),
         (('--task',), '--task needs a value'),
     ],
@@ -213,6 +215,52 @@ def test_each_task_from_end_to_end(checkout, task, folder, config, result):
     assert code == 0, err
     assert 'training: already finished' in out and result in out
     assert len(checkout.calls('tools/train.py')) == 1 + len(before)
+
+
+def test_bootstrap_from_end_to_end(checkout):
+    arguments = ['--task', 'bootstrap', '--python', str(checkout.python)]
+    code, out, err = checkout.run(*arguments)
+    assert code == 0, err
+    top = 'work_dirs/quickstart_bootstrap'
+    folder = 'configs/classification/bootstrap'
+    classifier = f'{folder}/sparseformer-bootstrapped-nano_1xb32_digits.py'
+    unlabelled = f'{folder}/sparseformer-bootstrapped-nano_vit-nano_1xb32_digits.py'
+    vit = f'{folder}/vit-nano_1xb32_digits.py'
+    assert checkout.calls('tools/train.py') == [
+        f'tools/train.py {config} --work-dir {top}/{name} --resume{more}'
+        for config, name, more in (
+            (vit, 'teacher', ''),
+            (unlabelled, 'student', ''),
+            (classifier, 'scratch', ''),
+            (classifier, 'finetuned', f' --cfg-options load_from={top}/start.pth'),
+        )
+    ]
+    (begun,) = checkout.calls('vit_to_sparseformer.py')
+    files = f'{top}/teacher/epoch_1.pth {top}/start.pth'
+    assert begun.endswith(f'{vit} {files} --student {classifier}')
+    (data,) = checkout.calls('make_digits.py')
+    assert data.endswith('--task classification --size 48 --digit-size 20 24')
+    # The student is tested as a classifier, beside the others and its teacher.
+    tested = [call.split()[1:3] for call in checkout.calls('tools/test.py')]
+    assert tested == [
+        [config, f'{top}/{name}/epoch_1.pth']
+        for config, name in (
+            (vit, 'teacher'),
+            (classifier, 'scratch'),
+            (classifier, 'finetuned'),
+            (classifier, 'student'),
+        )
+    ]
+    assert '\nteacher         97.0 % top-1: ' in out
+    assert "\nbootstrapped    95.1 % top-1, 98.0 % of the teacher's: no label" in out
+    assert '\nfrom scratch    95.1 % top-1: ' in out
+    assert f'\ncheckpoint      {top}/student/epoch_1.pth\n' in out
+    assert checkout.calls('benchmark.py') and checkout.calls('vis_focus.py')
+    # The second time, nothing is trained.
+    code, out, err = checkout.run(*arguments)
+    assert code == 0, err
+    assert out.count('training: already finished') == 4
+    assert len(checkout.calls('tools/train.py')) == 4
 
 
 def test_a_test_without_result_is_an_error(checkout):
