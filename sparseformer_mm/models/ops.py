@@ -3,9 +3,9 @@
 On CPU in float32, matrix products run through oneDNN (on some processors twice as
 fast as the BLAS library that ``F.linear`` calls); other modules have fast paths of
 their own.
-Compilers and exporters always get the reference. Set ``FAST_OPS = False`` to get it
-everywhere, ``TRACE_GATHER = True`` to have them sample without ``grid_sample``
-(formats that lack it).
+Exporters always get the reference, ``torch.compile`` what it compiles well. Set
+``FAST_OPS = False`` to get the reference everywhere, ``TRACE_GATHER = True`` to have
+exporters sample without ``grid_sample`` (formats that lack it).
 """
 
 import contextlib
@@ -37,6 +37,19 @@ def is_tracing() -> bool:
     if not hasattr(compiler, 'is_compiling'):  # torch < 2.3
         compiler = torch._dynamo
     return compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_compiling_inference(like: Tensor) -> bool:
+    """True while torch.compile records the model for inference on a CPU.
+
+    Not while it is exported, nor with a torch that does not tell (2.1).
+    """
+    return (
+        like.device.type == 'cpu'
+        and not torch.is_grad_enabled()
+        and not getattr(torch.compiler, '_is_exporting_flag', True)
+        and torch.compiler.is_compiling()
+    )
 
 
 def is_transforming() -> bool:

@@ -1,4 +1,4 @@
-"""Self-attention, also of few tokens in many narrow heads.
+"""Self-attention, also in many narrow heads.
 
 The published models have 64 heads of width 4 to 12 on 49 to 81 tokens. Kernels of
 fused attention are made for wide heads and long rows, and a product is slow if its
@@ -15,12 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .ops import even_slices, fast_cpu, is_transforming, needs_grad
+from .ops import (
+    even_slices,
+    fast_cpu,
+    is_compiling_inference,
+    is_transforming,
+    needs_grad,
+)
 
-# Where this form was measured to be faster: 49 and 64 tokens, not 81; width 4 to 24.
-_MAX_TOKENS, _MAX_WIDTH = 64, 32
-# Scores at a time; 0.6 MiB.
+# Up to how many tokens this form was measured to be no slower than torch's, for heads
+# up to a width: at 81 tokens and width 12 torch's is faster.
+_MAX_TOKENS = {10: 400, 32: 64}
+# Scores at a time and thread; 0.6 MiB, which is one head of 400 tokens.
 _MAX_SCORES = 160_000
+
+
+def _is_narrow(num_tokens: int, width: int) -> bool:
+    return any(width <= w and num_tokens <= n for w, n in _MAX_TOKENS.items())
 
 
 def _split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
@@ -38,7 +49,8 @@ def _query_key_value(qkv: Tensor, num_heads: int) -> Tensor:
 
 def _some_heads(heads: Tensor) -> List[slice]:
     """Slices of the second axis."""
-    return even_slices(heads.shape[1], _MAX_SCORES // heads.shape[2] ** 2)
+    at_most = torch.get_num_threads() * _MAX_SCORES // heads.shape[2] ** 2
+    return even_slices(heads.shape[1], at_most)
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:
@@ -88,16 +100,18 @@ class _NarrowAttention(torch.autograd.Function):
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    return scores.softmax(-1) @ value
+    """The same form in plain operations, for transforms and compilers."""
+    query = query * query.shape[-1] ** -0.5
+    weights = (key @ query.transpose(-2, -1)).softmax(-2)
+    return (value.transpose(-2, -1) @ weights).transpose(-2, -1)
 
 
 def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """Softmax attention of tokens among themselves.
 
-    torch's fused kernel; on a CPU in float32 with few tokens and narrow heads the form
-    of this module, and inside torch.func's transforms, not all of which know fused
-    kernels, plain operations.
+    torch's fused kernel; on a CPU in float32, with narrow heads and few tokens, the
+    form of this module, for ``torch.compile`` in plain operations; these too inside
+    torch.func's transforms, not all of which know fused kernels.
 
     Args:
         qkv: (B, N, 3 d), the queries of all heads, then keys, then values.
@@ -107,10 +121,11 @@ def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
         Tensor (B, N, d), the heads side by side.
     """
     _, num_tokens, channels = qkv.shape
-    narrow = num_tokens <= _MAX_TOKENS and channels <= 3 * num_heads * _MAX_WIDTH
+    narrow = _is_narrow(num_tokens, channels // (3 * num_heads))
     if narrow and fast_cpu(qkv):
         if needs_grad(qkv):
             return _NarrowAttention.apply(qkv, num_heads)
         return _narrow(qkv, num_heads)
-    attend = _plain if is_transforming() else F.scaled_dot_product_attention
+    plain = is_transforming() or (narrow and is_compiling_inference(qkv))
+    attend = _plain if plain else F.scaled_dot_product_attention
     return attend(*_split_heads(qkv, 3, num_heads)).transpose(1, 2).flatten(2)

@@ -44,6 +44,25 @@ def test_a_bootstrapped_model_compiles():
     assert_near(run(inputs), eager(inputs), 1e-9)
 
 
+@pytest.mark.skipif(not MODERN, reason='older compilers break the graph here')
+@pytest.mark.parametrize('learns', [False, True])
+def test_compiled_inference_gets_neither_grid_sample_nor_a_fused_kernel(learns):
+    """Both are slow where a compiler for CPUs cannot look inside."""
+    model, graphs = small_model().eval(), []
+
+    def keep(graph, _):
+        graphs.append(str(graph.graph))
+        return graph
+
+    inputs = torch.randn(2, 3, 32, 40)
+    with torch.set_grad_enabled(learns):
+        (out,) = torch.compile(model, fullgraph=True, backend=keep)(inputs)
+        (expected,) = model(inputs)
+    assert_near([out], [expected], 1e-5)
+    for name in ('grid_sample', 'scaled_dot_product'):
+        assert (name in graphs[0]) is learns
+
+
 @pytest.mark.skipif(not MODERN, reason='torch.export of this torch is a prototype')
 @pytest.mark.parametrize(
     'out_type, gather',

@@ -71,8 +71,10 @@ def test_others_take_the_reference(monkeypatch):
     monkeypatch.setattr(
         self_attention, '_narrow', lambda *args: pytest.fail('fast path taken')
     )
-    many, wide = torch.randn(1, 65, 12), torch.randn(1, 3, 3 * 33)
-    for qkv in (many, wide, many[:, :3].double(), many[:, :3].bfloat16(), many[:0]):
+    many, wider = torch.randn(1, 401, 12), torch.randn(1, 65, 33)
+    wide = torch.randn(1, 3, 3 * 33)
+    others = many[:, :3].double(), many[:, :3].bfloat16(), many[:0]
+    for qkv in (many, wider, wide, *others):
         assert attend(qkv, 1).dtype == qkv.dtype
     few = many[:, :3]
     torch.func.grad(lambda x: attend(x, 2).sum())(few)

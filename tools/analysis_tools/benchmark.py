@@ -308,7 +308,9 @@ def summarize(
             baseline=args.baseline,
         ),
         environment=dict(
-            device=(platform.processor() or platform.machine())
+            # What torch computes with: imitated, it is not the processor's best.
+            device=f'{platform.processor() or platform.machine()}, '
+            f'{torch.backends.cpu.get_cpu_capability()}'
             if on_cpu
             else torch.cuda.get_device_name(args.device),
             device_type=args.device,
