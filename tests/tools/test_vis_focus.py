@@ -352,9 +352,6 @@ SINGLE = "model.update(type='SingleStageDetector', "
                      marks=DET),
         pytest.param('detection', SINGLE + "backbone=dict(type='ResNet', depth=18))",
                      'data/val2017', [], 'is a ResNet and has no tokens', marks=DET),
-        pytest.param('detection', SINGLE + "bbox_head=dict(type='DETRHead', "
-                     'num_classes=2, embed_dims=32))', 'data/val2017', [],
-                     'is a DETRHead, whose boxes', marks=DET),
     ]
     + [
         pytest.param('video', *rest, marks=ACTION)
