@@ -54,7 +54,7 @@ def meant(case):
 @example(case=example_file([1, 2] * 3, from_one=True))
 @example(case=example_file([0, 256] * 3, dtype=np.uint16))
 @example(case=example_file([0, 255] * 3))
-@cases(60)
+@cases(30)
 def test_masks_are_read_as_meant_or_refused(case, tmp_path_factory):
     fits = case['numbers'].max() <= np.iinfo(case['dtype']).max
     if not fits:  # no such file can be written
