@@ -133,7 +133,7 @@ pip_setting() {
 install_torch() {
     local uv index extra
     uv=$(command -v uv) || { pip install -q uv && uv=$venv/bin/uv; } || true
-    if [ -x "$uv" ]; then
+    if [ -x "$uv" ] && [ -z "$(pip_setting no-index)" ]; then
         index=${UV_DEFAULT_INDEX:-$(pip_setting index-url)}
         extra=${UV_INDEX:-$(pip_setting extra-index-url)}
         env ${index:+UV_DEFAULT_INDEX="$index"} ${extra:+UV_INDEX="$extra"} "$uv" pip install \

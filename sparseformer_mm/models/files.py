@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Optional, Union
 from urllib.parse import urlparse
@@ -30,6 +31,17 @@ from .finding import CheckpointError, SeveralModelsError, find_weights
 
 _AGAIN = 'copy or download it again'
 _SAVE = "torch.save(model.state_dict(), 'weights.pth')"
+# Raised by a connection, by torch while it reads, and for what a file holds.
+_NOT_READ = (
+    AttributeError,
+    EOFError,
+    HTTPException,
+    ImportError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 def check_file(path: Union[str, Path]):
@@ -247,7 +259,7 @@ def _load_url(
         check_content(content)
     except SeveralModelsError:
         pass
-    except Exception as error:  # of the connection, of torch's reading, of the content
+    except _NOT_READ as error:
         if not kept.is_file():
             raise CheckpointError(
                 f'{filename} could not be fetched ({error}): check the address and '
