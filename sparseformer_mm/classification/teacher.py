@@ -8,8 +8,10 @@ from torch import nn
 
 from ..host import type_name
 from ..models.files import load_checkpoint
-from ..models.finding import CheckpointError
+from ..models.finding import CheckpointError, unwrapped_name
 
+# Averaged weights in the files of others, which were what they evaluated.
+_AVERAGES = ('state_dict_ema', 'model_ema')
 # Where files have the parts of an ``ImageClassifier``: the same, and mmpretrain's CLIP;
 # a backbone may also stand alone.
 _PLACES = dict(
@@ -71,10 +73,10 @@ def load_teacher(teacher: nn.Module, checkpoint: str):
         CheckpointError: if the file lacks tensors of the model, or shapes differ.
     """
     content = load_checkpoint(checkpoint)
-    state = next(
-        (content[key] for key in ('state_dict', 'model') if key in content), content
-    )
-    state = dict(state)
+    # mmengine's 'state_dict' is the average already.
+    keys = [*_AVERAGES, 'state_dict', 'model']
+    state = next((content[key] for key in keys if key in content), content)
+    state = {unwrapped_name(key): value for key, value in state.items()}
     for place in _PLACES['neck']:
         projection = state.get(f'{place}proj')
         if projection is not None:  # CLIP's, which has no bias

@@ -6,7 +6,7 @@ take apart what it found. The names of the layouts are in :mod:`~.layouts`.
 
 import re
 from collections.abc import Mapping
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Hashable, Iterator, List, NamedTuple, Tuple
 
 from torch import Tensor
 
@@ -70,6 +70,11 @@ class Weights(NamedTuple):
         return re.sub(r'(?<![^.])backbone\.$', '', self.prefix)
 
 
+def unwrapped_name(key: Hashable) -> Hashable:
+    """A tensor's name without what torch's wrappers (``module.``, ...) add to it."""
+    return _TORCH_WRAPPER.sub('', key) if isinstance(key, str) else key
+
+
 def find_weights(checkpoint: Mapping) -> Weights:
     """Find a SparseFormer in what a checkpoint file holds.
 
@@ -106,7 +111,7 @@ def find_weights(checkpoint: Mapping) -> Weights:
     others = [other for other in candidates if other is not found]
     beside = tuple(other.root for other in others if other.state is found.state)
     state = {
-        _TORCH_WRAPPER.sub('', key) if isinstance(key, str) else key: value
+        unwrapped_name(key): value
         for key, value in found.state.items()
         if not beside
         or str(key).startswith(found.root)

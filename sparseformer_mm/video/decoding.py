@@ -9,6 +9,7 @@ out the images beyond.
 import bisect
 import importlib
 import re
+import warnings
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -249,11 +250,26 @@ class DecordReader:
         return images
 
 
+# What red and blue weigh in luma, by the number of the matrix: BT.709, SMPTE 240M,
+# BT.2020 and, in SD, BT.601.
+_LUMA = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 6: (0.299, 0.114)}
+
+
+def _to_ycbcr(matrix: int) -> np.ndarray:
+    """The matrix from RGB to Y, Cb and Cr, (3, 3)."""
+    red, blue = _LUMA[matrix]
+    luma = np.array([red, 1 - red - blue, blue])
+    return np.stack(
+        [luma, ([0, 0, 1] - luma) / 2 / (1 - blue), ([1, 0, 0] - luma) / 2 / (1 - red)]
+    )
+
+
 class OpenCVReader:
     """OpenCV follows edit lists, but neither counts nor finds frames by them.
 
-    It takes the colors of each video for those of BT.601, up to 15 levels off in videos
-    in HD, and passes over damaged packets.
+    It takes the colors of each video for those of BT.601. Where the header of an mp4
+    says that they are others, as in HD, they are set right, but for those that were
+    clipped; elsewhere they may stay up to 15 levels off, of which a warning tells. It passes over damaged packets.
     """
 
     def __init__(self, path: str) -> None:
@@ -262,6 +278,19 @@ class OpenCVReader:
         self._header = read_mp4(path)
         self._path = path
         self._open()
+        self._colors = None
+        colors = self._header.colors if self._header is not None else 2
+        if colors == 2:
+            height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+            if height >= 720:
+                warnings.warn(
+                    'OpenCV reads the colors of HD videos up to 15 levels off where no '
+                    "header of an mp4 tells which they are: for a player's, pip "
+                    'install av'
+                )
+        elif colors in (1, 7, 9):
+            right = np.linalg.inv(_to_ycbcr(colors))
+            self._colors = right @ _to_ycbcr(6)
         self.fps = self._capture.get(cv2.CAP_PROP_FPS)
         if self._header is not None and self._header.frames is not None:
             self.total = self._header.frames
@@ -314,6 +343,8 @@ class OpenCVReader:
                         f'only {self._position} of {self.total} frames can be decoded'
                     )
             image = cv2.cvtColor(self._capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+            if self._colors is not None:
+                image = cv2.transform(image, self._colors)
             if self._header is not None:
                 image = _turn(image, *self._header.matrix)
             images[index] = image

@@ -20,13 +20,16 @@ class Mp4Video(NamedTuple):
     file, whose header does not say. ``matrix``: where right (a, b) and down (c, d) of a
     picture point to on the screen. ``keys``: numbers of the key frames, (K,), or None
     where those from the last one on may not be enough for a frame (hidden frames, open
-    groups of pictures). ``constant``: all frames last equally long.
+    groups of pictures). ``constant``: all frames last equally long. ``colors``: number
+    of the matrix from YCbCr to RGB (ISO/IEC 23091-2: 1 is BT.709, 5 and 6 BT.601), 2 if
+    the header does not say.
     """
 
     frames: Optional[int]
     matrix: Tuple[int, int, int, int]
     keys: Optional[np.ndarray]
     constant: bool
+    colors: int
 
     @property
     def mirrored(self) -> bool:
@@ -106,6 +109,18 @@ def _times(samples: memoryview) -> np.ndarray:
     return times + np.repeat(offsets[:, 1], offsets[:, 0]) if len(offsets) else times
 
 
+def _colors(samples: memoryview) -> int:
+    """The matrix coefficients of the first kind of samples."""
+    kinds = _find(samples, b'stsd')
+    entry = next((entry for _, entry in _split(kinds[8:])), None)
+    if entry is None:
+        return 2
+    for kind, color in _split(entry[78:]):  # behind the fixed part of a picture's
+        if kind == b'colr' and bytes(color[:4]) in (b'nclx', b'nclc'):
+            return struct.unpack_from('>H', color, 8)[0]
+    return 2
+
+
 def _parse(path: str) -> Optional[Mp4Video]:
     moov = _read_moov(path)
     if moov is None:
@@ -121,9 +136,9 @@ def _parse(path: str) -> Optional[Mp4Video]:
     header = _find(track, b'tkhd')
     a, b, _, c, d = struct.unpack_from('>5i', header, 52 if header[0] else 40)
     samples = _find(media, b'minf', b'stbl')
-    times = _times(samples)
+    times, colors = _times(samples), _colors(samples)
     if _find(moov, b'mvex') is not None or not len(times):
-        return Mp4Video(None, (a, b, c, d), None, False)
+        return Mp4Video(None, (a, b, c, d), None, False, colors)
 
     edits = _find(track, b'edts', b'elst')
     wide = edits is not None and edits[0]
@@ -149,7 +164,7 @@ def _parse(path: str) -> Optional[Mp4Video]:
             keys = None
     steps = np.diff(np.sort(times))
     constant = not len(steps) or bool(np.ptp(steps) * 10 <= steps.min())
-    return Mp4Video(int(shown.sum()), (a, b, c, d), keys, constant)
+    return Mp4Video(int(shown.sum()), (a, b, c, d), keys, constant, colors)
 
 
 def read_mp4(path: str) -> Optional[Mp4Video]:
