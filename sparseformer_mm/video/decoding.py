@@ -269,7 +269,8 @@ class OpenCVReader:
 
     It takes the colors of each video for those of BT.601. Where the header of an mp4
     says that they are others, as in HD, they are set right, but for those that were
-    clipped; elsewhere they may stay up to 15 levels off, of which a warning tells. It passes over damaged packets.
+    clipped; elsewhere they may stay up to 15 levels off, of which a warning tells. It
+    passes over damaged packets.
     """
 
     def __init__(self, path: str) -> None:
@@ -286,7 +287,8 @@ class OpenCVReader:
                 warnings.warn(
                     'OpenCV reads the colors of HD videos up to 15 levels off where no '
                     "header of an mp4 tells which they are: for a player's, pip "
-                    'install av'
+                    'install av',
+                    stacklevel=2,
                 )
         elif colors in (1, 7, 9):
             right = np.linalg.inv(_to_ycbcr(colors))

@@ -6,6 +6,7 @@ The hosts predict; here it is put into words, and tokens and stages are chosen.
 from pathlib import Path
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -72,16 +73,12 @@ def class_index(text: str, classes: Optional[Sequence[str]], num_classes: int) -
 
 
 def best_tokens(scores, count: int, copies: int = 1) -> np.ndarray:
-    """The tokens that answer the most, best first; the lower index of equals.
+    """Indices of the ``count`` tokens that answer the most, best first.
 
     Args:
-        scores: tensor or array (N,) of one class.
-        count: so many; all tokens if there are no more.
+        scores: tensor or array (N,) of one class; of equal ones the lower index counts.
         copies: of the tokens in time (``token_inflation``), the outer index of N; so
             many of each are taken, copy by copy.
-
-    Returns:
-        Indices.
     """
     scores = torch.as_tensor(scores).detach().double().cpu().numpy()
     ranks = np.argsort(-scores.reshape(copies, -1), axis=1, kind='stable')
@@ -99,13 +96,8 @@ def chosen_tokens(
 ) -> Tuple[Optional[np.ndarray], str]:
     """The tokens that are wanted, None for all, and what they answer to.
 
-    Args:
-        choice: of a user.
-        token_logits: gives (N, K), of single tokens.
-        total: N.
-        default: class which is meant if none is chosen, and what it is ('true').
-        classes: their names.
-        copies: see :func:`best_tokens`.
+    ``token_logits`` gives (N, K), of single tokens, ``total`` is N, ``default`` the
+    class which is meant if none is chosen, and what it is ('true').
     """
     if choice.tokens is not None:
         wrong = [token for token in choice.tokens if not 0 <= token < total]
@@ -150,11 +142,9 @@ def look_at(
     """Let a model predict, and record where it looks.
 
     Args:
-        model: of :func:`~sparseformer_mm.utils.checkpoints.load_model`.
-        host: of its library.
+        model: of :func:`~sparseformer_mm.utils.checkpoints.load_model`, of ``host``.
         source: a :class:`Picture`, or a clip of the video host.
-        truth: of its test data.
-        choice: of stages, tokens and so on.
+        truth: of the model's test data.
     """
     classes = truth.classes or model.trained_classes
     if host.takes_videos:
@@ -293,29 +283,20 @@ def _with_instances(look: Look, found: Instances, classes, threshold) -> Look:
         for label, score in zip(found.labels[:count], found.scores)
     ]
     colors = token_colors(count)
-    seen = np.full(look.image.shape[:2], -1)
+    height, width = look.image.shape[:2]
+    seen = np.full((height, width), -1, np.int32)
+    corners = found.boxes * [width, height, width, height] - [0, 0, 1, 1]
     for i in reversed(range(count)):
         if found.masks is None:
-            seen[_outline(found.boxes[i], seen.shape)] = i
+            x1, y1, x2, y2 = corners[i].round().astype(int).tolist()
+            line = max(1, max(height, width) // 200)
+            cv2.rectangle(seen, (x1, y1), (x2, y2), i, line)
         else:
             seen[found.masks[i]] = i
     text = ', '.join(texts) or f'nothing with a score of {threshold:g}'
-    return look._replace(
-        title=text,
-        summary=text,
-        painted=dict(prediction=paint(look.image, seen, (colors * 255).round())),
-        legend=list(zip(texts, colors)),
-    )
-
-
-def _outline(box: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, the border of a box (x1, y1, x2, y2 relative to the picture)."""
-    x1, y1, x2, y2 = (box * np.tile(shape[::-1], 2)).round().astype(int)
-    width = max(1, max(shape) // 200)
-    border = np.zeros(shape, bool)
-    border[y1:y2, x1:x2] = True
-    border[y1 + width : y2 - width, x1 + width : x2 - width] = False
-    return border
+    painted = dict(prediction=paint(look.image, seen, (colors * 255).round()))
+    told = dict(title=text, summary=text, legend=list(zip(texts, colors)))
+    return look._replace(painted=painted, **told)
 
 
 def _with_masks(look: Look, masks: dict, palette, classes) -> Look:
@@ -331,12 +312,9 @@ def _with_masks(look: Look, masks: dict, palette, classes) -> Look:
     shares = [(name_of(classes, i), (prediction == i).mean()) for i in largest]
     text = ', '.join(f'{name} {share:.0%}' for name, share in shares if share)
     known = present[present < len(palette)]
-    return look._replace(
-        title=text,
-        summary=text,
-        painted={k: paint(look.image, mask, palette) for k, mask in masks.items()},
-        legend=[(name_of(classes, i), palette[i] / 255) for i in known],
-    )
+    painted = {k: paint(look.image, mask, palette) for k, mask in masks.items()}
+    legend = [(name_of(classes, i), palette[i] / 255) for i in known]
+    return look._replace(title=text, summary=text, painted=painted, legend=legend)
 
 
 def paint(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -84,12 +84,9 @@ def heat_colors(density: np.ndarray, most: float) -> np.ndarray:
 
 
 def heat_image(image: np.ndarray, density: np.ndarray, most: float) -> np.ndarray:
-    """Lay the colours of a density map over a picture.
+    """Lay the colours of a density map (H, W) over a picture (H, W, 3), RGB uint8.
 
-    Args:
-        image: (H, W, 3) RGB uint8; its brightness shows through.
-        density: (H, W), not negative.
-        most: what has the last colour of the scale.
+    The picture's brightness shows through; ``most`` has the last colour of the scale.
     """
     grey = (image @ np.array([0.299, 0.587, 0.114]))[..., None]
     mixed = 0.35 * grey + 0.65 * heat_colors(density, most)

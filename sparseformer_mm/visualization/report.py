@@ -21,10 +21,8 @@ def look_numbers(look: Look, bandwidth: float = BANDWIDTH) -> dict:
             frame[y1:y2, x1:x2] = True
     statistics = stage_statistics(look.stages, look.boxes, (width, height), bandwidth)
     stages = [numbers._asdict() for numbers in statistics]
-    for key, seen in (
-        ('on_area', look.stages),
-        ('on_area_undisturbed', look.undisturbed),
-    ):
+    areas = dict(on_area=look.stages, on_area_undisturbed=look.undisturbed)
+    for key, seen in areas.items():
         for i, numbers in enumerate(stages):
             known = look.area is not None and seen is not None
             numbers[key] = share_in_area(seen[i].points, look.area) if known else None
@@ -79,19 +77,14 @@ def table(mean: dict, num_pictures: int) -> str:
             for _, key, form in known
         ]
         lines.append(stage['name'].ljust(14) + ''.join(f'{cell:>11}' for cell in cells))
-    for key, text in (
-        ('box_share', 'the boxes cover'),
-        ('area_share', 'the disturbed area covers'),
-    ):
-        if mean[key] is not None:
-            lines.append(f'{text} {mean[key]:.1%} of the picture')
+    for key, text in (('box', 'boxes cover'), ('area', 'disturbed area covers')):
+        if mean[f'{key}_share'] is not None:
+            lines.append(f'the {text} {mean[f"{key}_share"]:.1%} of the picture')
     gain = mean['focus_gain']
     if gain:
         times = '' if gain['ratio'] is None else f' ({gain["ratio"]:.2f}x)'
-        lines.append(
-            f'in boxes, first to last stage: {gain["first"]:.1%} -> '
-            f'{gain["last"]:.1%}{times}'
-        )
+        first_to_last = f'{gain["first"]:.1%} -> {gain["last"]:.1%}'
+        lines.append(f'in boxes, first to last stage: {first_to_last}{times}')
     return '\n'.join(lines)
 
 

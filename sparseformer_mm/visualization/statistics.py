@@ -155,15 +155,10 @@ def density_map(
 
 
 def entropy_bits(density) -> float:
-    """Entropy of a density map, in bits.
+    """Entropy in bits of a density map of any shape, not negative.
 
-    Args:
-        density: array of any shape, not negative. It is made to sum to 1 first, so
-            points outside the picture do not count.
-
-    Returns:
-        0 where all lies in one cell, ``log2(cells)`` where it is even, nan where the
-        map is zero everywhere.
+    It is made to sum to 1 first, so points outside the picture do not count: 0 where
+    all lies in one cell, ``log2(cells)`` where it is even, nan where it is all zero.
     """
     weights = np.asarray(density, dtype=np.float64).ravel()
     total = weights.sum()
