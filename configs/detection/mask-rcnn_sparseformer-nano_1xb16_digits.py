@@ -4,7 +4,7 @@
 _base_ = [
     '../_base_/models/detection_mask_rcnn.py',
     '../_base_/datasets/digits_instance_bs16.py',
-    '../_base_/schedules/digits_instance_bs16_adamw_4e.py',
+    '../_base_/schedules/digits_instance_bs16_adamw_2e.py',
     '../_base_/detection_runtime.py',
 ]
 
