@@ -7,7 +7,10 @@ from json import JSONDecodeError
 from types import FrameType
 from typing import Any, Iterator, List, Optional
 
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.data.dataloader import (
+    _BaseDataLoaderIter,
+    _MultiProcessingDataLoaderIter,
+)
 
 from .datasets import data_infos, find_checker, find_step, plain_datasets, source_of
 from .pictures import load_problem, missing_or_empty
@@ -53,6 +56,18 @@ def explain_data_error(error: BaseException) -> Optional[str]:
     if files and isinstance(error, JSONDecodeError):
         return f'{files[0]} is no complete JSON file ({text}): export or copy it again'
     return None
+
+
+def stop_workers(error: BaseException):
+    """End the loader's processes that an error came from.
+
+    As garbage, which goes in any order, a loader may lose the way to tell them, and
+    then waits five seconds for each.
+    """
+    for frame in _frames(error):
+        loader = frame.f_locals.get('self')
+        if isinstance(loader, _MultiProcessingDataLoaderIter):
+            loader._shutdown_workers()
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

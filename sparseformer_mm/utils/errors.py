@@ -7,7 +7,7 @@ from typing import Iterator, NoReturn
 import mmengine
 import torch
 
-from ..engine.data_errors import explain_data_error
+from ..engine.data_errors import explain_data_error, stop_workers
 from ..models.finding import CheckpointError
 
 __all__ = ['explain_errors', 'fail']
@@ -35,6 +35,7 @@ def explain_errors() -> Iterator[None]:
     except CheckpointError as error:
         fail(str(error))
     except Exception as error:
+        stop_workers(error)
         message = explain_data_error(error)
         if message is None:
             raise

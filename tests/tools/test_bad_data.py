@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -59,8 +60,10 @@ LIBRARIES = dict(
 
 def fails(tool, *argv) -> str:
     """Run a tool, which has to end in one line, and return that."""
+    before = set(active_children())
     status, output = run_tool(tool, 'toy.py', *argv)
     assert status == 1, output
+    assert not set(active_children()) - before  # a loader's
     lines = output.splitlines()
     (line,) = (line for line in lines if line.startswith('error: '))
     assert line == lines[-1]
