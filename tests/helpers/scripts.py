@@ -9,7 +9,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
-from typing import Tuple
+from typing import List, Tuple
 
 from mmengine.logging import MMLogger
 
@@ -76,9 +76,23 @@ def run(command: list, cwd: Path, status: int = 0, **environment: str) -> str:
 
 
 def tool(name: str, *args) -> str:
-    """Run ``tools/NAME`` in a process of its own, on the CPU; return what it prints."""
-    command = [sys.executable, ROOT / 'tools' / name, *args]
-    return run(command, ROOT, CUDA_VISIBLE_DEVICES='-1')
+    """Run ``tools/NAME.py`` in this process, to its end; return what it prints."""
+    status, output = run_tool(load_tool(name), *args)
+    assert status == 0, output
+    return output
+
+
+def data_options(data: Path) -> List[str]:
+    """Options that make a config read another folder, and in this process."""
+    return [
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val', 'test')
+        for option in (
+            f'dataset.data_root={data}',
+            'num_workers=0',
+            'persistent_workers=False',
+        )
+    ]
 
 
 def free_port() -> str:

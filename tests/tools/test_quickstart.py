@@ -9,7 +9,7 @@ pytest.importorskip('mmpretrain', reason='needs mmpretrain')
 pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytestmark = [pytest.mark.mmpretrain, pytest.mark.slow]
 
-from helpers.scripts import ROOT, tool  # noqa: E402
+from helpers.scripts import ROOT, data_options, tool  # noqa: E402
 
 CONFIG = ROOT / 'configs/classification/sparseformer-nano_1xb32_digits.py'
 EPOCHS = 4
@@ -20,13 +20,10 @@ def trained(tmp_path_factory):
     """A checkpoint and the options that find its data."""
     folder = tmp_path_factory.mktemp('quickstart')
     data = folder / 'digits'
-    tool('dataset_converters/make_digits.py', data, '--task', 'classification',
+    tool('dataset_converters/make_digits', data, '--task', 'classification',
          '--train', 4000, '--val', 500)  # fmt: skip
-    options = [
-        f'{split}_dataloader.dataset.data_root={data}'
-        for split in ('train', 'val', 'test')
-    ]
-    tool('train.py', CONFIG, '--work-dir', folder / 'work', '--cfg-options',
+    options = data_options(data)
+    tool('train', CONFIG, '--work-dir', folder / 'work', '--cfg-options',
          f'train_cfg.max_epochs={EPOCHS}', f'train_cfg.val_interval={EPOCHS}',
          f'param_scheduler.1.end={EPOCHS}', *options)  # fmt: skip
     return folder / 'work' / f'epoch_{EPOCHS}.pth', options
@@ -34,7 +31,7 @@ def trained(tmp_path_factory):
 
 def test_it_reads_digits_that_it_never_saw(trained):
     checkpoint, options = trained
-    printed = tool('test.py', CONFIG, checkpoint, '--work-dir', checkpoint.parent,
+    printed = tool('test', CONFIG, checkpoint, '--work-dir', checkpoint.parent,
                   '--cfg-options', *options)  # fmt: skip
     top1 = float(re.findall(r'accuracy/top1: ([\d.]+)', printed)[-1])
     # Chance is 10. These four epochs: 54; the whole training gets beyond 95.
@@ -46,7 +43,7 @@ def test_its_points_move_onto_the_digit(trained, tmp_path):
     checkpoint, options = trained
     out = tmp_path / 'focus.json'
     val = checkpoint.parents[1] / 'digits/val'
-    tool('visualization/vis_focus.py', CONFIG, checkpoint, val, '--json', out,
+    tool('visualization/vis_focus', CONFIG, checkpoint, val, '--json', out,
         '--out', tmp_path / 'pictures', '--max-images', 1000, '--shuffle',
         '--num-drawn', 4, '--cfg-options', *options)  # fmt: skip
     means = json.loads(out.read_text())['means']

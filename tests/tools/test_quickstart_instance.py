@@ -9,7 +9,7 @@ pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytestmark = pytest.mark.mmdet
 
 from helpers.digits import make_digits  # noqa: E402
-from helpers.scripts import ROOT, load_tool, run_tool  # noqa: E402
+from helpers.scripts import ROOT, data_options, load_tool, run_tool  # noqa: E402
 
 CONFIG = ROOT / 'configs/detection/mask-rcnn_sparseformer-nano_1xb16_digits.py'
 
@@ -21,10 +21,7 @@ def test_it_trains_tests_and_draws(tmp_path):
     options = ['--cfg-options', 'train_cfg.max_epochs=1', 'param_scheduler.1.end=2']
     # Untrained, nothing has the score that a result needs.
     options += ['model.test_cfg.rcnn.score_thr=0']
-    for split in ('train', 'val', 'test'):
-        options += [f'{split}_dataloader.{key}' for key in
-                    (f'dataset.data_root={data}', 'num_workers=0',
-                     'persistent_workers=False')]  # fmt: skip
+    options += data_options(data)
     options += [
         f'{split}_evaluator.ann_file={annotations}' for split in ('val', 'test')
     ]

@@ -10,7 +10,7 @@ pytest.importorskip('sklearn', reason='the digits come with scikit-learn')
 pytest.importorskip('av', reason='PyAV writes the clips')
 pytestmark = [pytest.mark.mmaction, pytest.mark.slow]
 
-from helpers.scripts import ROOT, tool  # noqa: E402
+from helpers.scripts import ROOT, data_options, tool  # noqa: E402
 
 CONFIGS = ROOT / 'configs/video'
 EPOCHS = 3
@@ -18,17 +18,16 @@ EPOCHS = 3
 
 def test_it_recognises_motions_and_needs_the_order_of_frames(tmp_path):
     data, work = tmp_path / 'digits', tmp_path / 'work'
-    tool('dataset_converters/make_digits.py', data, '--task', 'video',
+    tool('dataset_converters/make_digits', data, '--task', 'video',
          '--train', 1600, '--val', 160)  # fmt: skip
-    splits = ('train', 'val', 'test')
-    options = [f'{split}_dataloader.dataset.data_root={data}' for split in splits]
-    tool('train.py', CONFIGS / 'sparseformer-nano_1xb16_digits.py',
+    options = data_options(data)
+    tool('train', CONFIGS / 'sparseformer-nano_1xb16_digits.py',
          '--work-dir', work, '--cfg-options', f'train_cfg.max_epochs={EPOCHS}',
          f'train_cfg.val_interval={EPOCHS + 1}', f'param_scheduler.1.end={EPOCHS}',
          *options)  # fmt: skip
 
     def test(config):
-        return tool('test.py', CONFIGS / f'{config}.py', work / f'epoch_{EPOCHS}.pth',
+        return tool('test', CONFIGS / f'{config}.py', work / f'epoch_{EPOCHS}.pth',
                     '--work-dir', work, '--cfg-options', *options)  # fmt: skip
 
     printed = test('sparseformer-nano_1xb16_digits')
