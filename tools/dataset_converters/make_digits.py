@@ -67,8 +67,11 @@ from sparseformer_mm.digits.tasks import TASKS
 from sparseformer_mm.utils.outputs import check_folder
 
 MIN_CANVAS = 32
+# Drawn from 8 x 8 pixels, and as a whole in memory.
+MAX_CANVAS = 4096
 MIN_DIGIT = 8
 MIN_FRAMES = 4
+MAX_FRAMES = 10000
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -149,6 +152,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         )
     if args.size < MIN_CANVAS:
         parser.error(f'--size must be at least {MIN_CANVAS}, got {args.size}')
+    if args.size > MAX_CANVAS:
+        parser.error(f'--size must be at most {MAX_CANVAS}, got {args.size}')
     smallest, largest = args.digit_size
     # Rotated and stretched, a digit can get wider than its nominal height.
     if not MIN_DIGIT <= smallest <= largest <= args.size // 2:
@@ -161,6 +166,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     if args.task == 'video':
         if args.frames < MIN_FRAMES:
             parser.error(f'--frames must be at least {MIN_FRAMES}, got {args.frames}')
+        if args.frames > MAX_FRAMES:
+            parser.error(f'--frames must be at most {MAX_FRAMES}, got {args.frames}')
         if args.format == 'mp4' and args.size % 2:
             parser.error(
                 f'mp4 files need an even --size, got {args.size}; --format frames '
