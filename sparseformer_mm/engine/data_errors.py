@@ -40,7 +40,7 @@ def explain_data_error(error: BaseException) -> Optional[str]:
         return _last_line(text) if _from_worker(text) else text
     if 'need at least one array to concatenate' in text:
         return _EMPTY  # what mmengine's data sets say when nothing is left
-    frames = list(_frames(error))
+    frames = list(frames_of(error))
     building = [frame for frame in frames if _is_building(frame)]
     loader = next(filter(None, map(_loaded_dataset, frames)), None)
     if (building or loader is not None) and _is_ours(error, frames[-1]):
@@ -64,13 +64,13 @@ def stop_workers(error: BaseException):
     As garbage, which goes in any order, a loader may lose the way to tell them, and
     then waits five seconds for each.
     """
-    for frame in _frames(error):
+    for frame in frames_of(error):
         loader = frame.f_locals.get('self')
         if isinstance(loader, _MultiProcessingDataLoaderIter):
             loader._shutdown_workers()
 
 
-def _frames(error: BaseException) -> Iterator[FrameType]:
+def frames_of(error: BaseException) -> Iterator[FrameType]:
     trace = error.__traceback__
     while trace is not None:
         yield trace.tb_frame

@@ -8,6 +8,7 @@ import mmengine
 import torch
 
 from ..engine.data_errors import explain_data_error, stop_workers
+from ..engine.model_errors import explain_model_error
 from ..models.finding import CheckpointError
 
 __all__ = ['explain_errors', 'fail']
@@ -36,7 +37,7 @@ def explain_errors() -> Iterator[None]:
         fail(str(error))
     except Exception as error:
         stop_workers(error)
-        message = explain_data_error(error)
+        message = explain_data_error(error) or explain_model_error(error)
         if message is None:
             raise
         fail(message)

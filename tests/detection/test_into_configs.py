@@ -8,6 +8,7 @@ pytest.importorskip('mmdet', reason='needs mmdet: pip install onedl-mmdetection'
 from mmdet.testing import demo_mm_inputs  # noqa: E402
 
 from helpers.into_configs import build, load, load_snippet, shrink, train  # noqa: E402
+from sparseformer_mm.utils.errors import explain_errors  # noqa: E402
 
 pytestmark = [pytest.mark.mmdet, pytest.mark.usefixtures('quiet')]
 
@@ -78,6 +79,23 @@ def test_trains_and_predicts(name):
             assert found.masks.shape[1:] == (height, width)
         if panoptic:
             assert sample.pred_panoptic_seg.sem_seg.shape[1:] == (height, width)
+
+
+@pytest.mark.parametrize(
+    'name, part',
+    [
+        (
+            'retinanet_r50_fpn_1x_coco',
+            r'FPN takes maps, .*, \[256, 512, 1024, 2048\] .Asser',
+        ),
+        ('detr_r50_8xb2-150e_coco', 'ChannelMapper takes maps, .* .RuntimeError'),
+    ],
+)
+def test_without_maps_tools_name_the_cure(name, part):
+    model = build(load(f'mmdet:{name}', dict(out_type='pooled')))
+    data = demo_mm_inputs(1, [(3, 64, 64)], num_items=[1])
+    with pytest.raises(SystemExit, match=part), explain_errors():
+        model.test_step(data)
 
 
 SHAPES = [(32, 64), (50, 62), (96, 70)]

@@ -16,6 +16,7 @@ from helpers.into_configs import (  # noqa: E402
     shrink,
     train,
 )
+from sparseformer_mm.utils.errors import explain_errors  # noqa: E402
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.usefixtures('quiet')]
 
@@ -81,6 +82,20 @@ def test_trains_and_predicts(name):
         assert logits.shape == (model.num_classes, *size)
         assert logits.isfinite().all() and logits.std() > 0
         assert torch.equal(result.pred_sem_seg.data[0], logits.argmax(0))
+
+
+@pytest.mark.parametrize('kind', ['pooled', 'tokens'])
+def test_without_maps_tools_name_the_cure(kind):
+    name, backbone = (
+        'mmseg:upernet_r50_4xb2-40k_cityscapes-512x1024',
+        dict(out_type=kind),
+    )
+    cfg = load(name, backbone, pretrained=None)
+    shrink(cfg.model, dict(SMALL, channels=64))
+    model, data = build(cfg), make_data()
+    said = rf"UPerHead takes maps, and out_type='{kind}' .*, \[256, 512, 1024, 2048\]"
+    with pytest.raises(SystemExit, match=said), explain_errors():
+        model.test_step({key: value[:1] for key, value in data.items()})
 
 
 @pytest.mark.usefixtures('float64')
