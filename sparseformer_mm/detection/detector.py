@@ -39,6 +39,15 @@ class SparseFormerDetector(PaddingAware, SingleStageDetector):
                 f'num_tokens={num_tokens} of the backbone: raise the latter or lower '
                 'the former'
             )
+        least = min(
+            [*(backbone.train_tokens or ()), backbone.test_tokens or num_tokens]
+        )
+        if head.num_queries > least:
+            raise ValueError(
+                f'num_queries={head.num_queries} of bbox_head exceeds the {least} '
+                'tokens that may run: raise train_tokens and test_tokens of the backbone to '
+                'that number at least, or lower num_queries'
+            )
         if head.embed_dims != backbone.embed_dims:
             raise ValueError(
                 f'embed_dims={head.embed_dims} of bbox_head must be the cortex_dims of '

@@ -178,7 +178,7 @@ class SparseFormerHead(DETRHead):
             raise ValueError(
                 f'num_queries={self.num_queries} of the head exceeds the '
                 f"{num_tokens} tokens of the backbone: raise the backbone's num_tokens "
-                'or lower num_queries'
+                '(or test_tokens and train_tokens, if set) or lower num_queries'
             )
         levels = outputs.block_tokens[-self.num_levels :]
         if self.training and len(levels) < self.num_levels:

@@ -23,6 +23,7 @@ from .arguments import (
 )
 from .assembly import BlockMaker, make_map_decoder
 from .blocks import Block
+from .elastic import ElasticTokens
 from .gradient_limit import TellsLossScale
 from .loading import load_into_backbone
 from .ops import make_linear, project
@@ -32,7 +33,7 @@ from .tokens import Embeddings, LatentTokens, SparseFormerOutput, StageRecord
 
 @MMENGINE_MODELS.register_module()
 @MODELS.register_module()
-class SparseFormer(TellsLossScale, BaseModule):
+class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
     """SparseFormer for images (D = 2) and videos (D = 3).
 
     "SparseFormer: Sparse Visual Recognition via Limited Latent Tokens"
@@ -77,6 +78,9 @@ class SparseFormer(TellsLossScale, BaseModule):
             stems have none).
         allow_partial_load: load a checkpoint that lacks tensors of this model with
             a warning instead of an error.
+        train_tokens: each batch in training runs with a number of tokens drawn from
+            these, e.g. ``range(4, 17)``; None: with all. See :mod:`~.elastic`.
+        test_tokens: how many run in evaluation; None: all. Can be set at any time.
         init_cfg: as in mmengine, e.g. ``dict(type='Pretrained', checkpoint=...)``.
             A ``backbone.`` prefix and the authors' names are recognised.
         **settings: each overrides a key of ``arch``, whose meaning is on the page of
@@ -117,6 +121,8 @@ class SparseFormer(TellsLossScale, BaseModule):
         with_cp: bool = False,
         norm_eval: bool = False,
         allow_partial_load: bool = False,
+        train_tokens: Optional[Sequence[int]] = None,
+        test_tokens: Optional[int] = None,
         init_cfg: Union[dict, List[dict], None] = None,
         **settings,
     ):
@@ -156,6 +162,7 @@ class SparseFormer(TellsLossScale, BaseModule):
             learn_rois=not fixed_rois,
             shared_embedding=arch['shared_embedding'],
         )
+        self.train_tokens, self.test_tokens = train_tokens, test_tokens
         make_block = BlockMaker(
             arch, self.stem.out_channels, spatial_dims, fixed_rois, time_offsets
         )
@@ -275,7 +282,7 @@ class SparseFormer(TellsLossScale, BaseModule):
 
         # All images start with the same tokens, so the first stage (which has drop
         # path rate 0) works on a batch of one until features come in.
-        tokens, rois = self.latent()
+        tokens, rois = self.latent(self._running_tokens())
         for i in range(self.focusing_repeats):
             if self.stage_embeddings is not None:
                 tokens = tokens + self.stage_embeddings.weight[i]

@@ -1,6 +1,6 @@
 """The latent tokens a model starts with, and the tuples it gives them back in."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -142,10 +142,20 @@ class LatentTokens(BaseModule):
         self._reset()
         super().init_weights()  # an init_cfg of its own wins
 
-    def forward(self) -> Tuple[Tensor, Tensor]:
-        """Return embeddings (1, N, d_f) and RoIs (1, N, 2D), shared by the batch."""
-        rois = at_least_float32(self.token_rois)
+    def forward(self, running: Optional[List[int]] = None) -> Tuple[Tensor, Tensor]:
+        """Return embeddings (1, N, d_f) and RoIs (1, N, 2D), shared by the batch.
+
+        Args:
+            running: which tokens; None is all. (The others get a gradient of zero.)
+        """
+        rois, embeddings = self.token_rois, self.token_embeddings
+        if running is not None:
+            index = torch.tensor(running, device=rois.device)
+            rois = rois.index_select(0, index)
+            if len(embeddings) > 1:
+                embeddings = embeddings.index_select(0, index)
+        rois = at_least_float32(rois)
         # Copies: a view of a parameter requires grad even under no_grad, where torch's
         # module tracker (of its FLOP counter) then looks for a graph that is not there.
-        embeddings = self.token_embeddings[None].clone()
+        embeddings = embeddings[None].clone()
         return embeddings.expand(-1, len(rois), -1), rois[None].clone()

@@ -76,6 +76,7 @@ PRETRAINED = [name for name, recipe in RECIPES.items() if recipe.pretrained]
 # Small models: file -> classes and side of the image.
 SMALL = {
     'sparseformer-nano_1xb32_digits': (10, 64),
+    'sparseformer-nano-elastic_1xb32_digits': (10, 64),
     'resnet18_1xb32_digits': (10, 64),
     'sparseformer-nano_1xb64_flowers5': (5, 160),
     'resnet18_1xb64_flowers5': (5, 160),
@@ -283,3 +284,12 @@ def test_the_baseline_differs_in_the_model_only(data):
     loss = ours.pop('model')['head']['loss']
     assert theirs.pop('model')['head']['loss'] == loss
     assert ours == theirs
+
+
+def test_the_elastic_one_differs_in_its_training_only():
+    plain = load('sparseformer-nano_1xb32_digits').to_dict()
+    elastic = load('sparseformer-nano-elastic_1xb32_digits').to_dict()
+    backbone = elastic['model']['backbone']
+    assert backbone.pop('train_tokens') == list(range(4, 17))
+    assert backbone.pop('test_tokens') is None
+    assert elastic == plain

@@ -62,7 +62,9 @@ def build_model(cfg):
     return MODELS.build(cfg.model)
 
 
-@pytest.mark.parametrize('name', ['architecture.md', 'checkpoints.md', 'looking.md'])
+@pytest.mark.parametrize(
+    'name', ['architecture.md', 'checkpoints.md', 'elastic.md', 'looking.md']
+)
 def test_python_runs_and_prints_what_is_promised(name):
     """Blocks of a page one after the other; lines after '# ' are what they print."""
     torch.manual_seed(0)

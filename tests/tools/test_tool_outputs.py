@@ -8,6 +8,7 @@ from helpers.scripts import load_tool, run_tool
 # are not there.
 COMMANDS = {
     'analysis_tools/benchmark': ['tiny', '--json', 'taken/x.json'],
+    'analysis_tools/elastic_curve': ['no.py', 'no.pth', '--json', 'taken/x.json'],
     'analysis_tools/run_ablations': ['--out', 'taken/x'],
     'dataset_converters/make_digits': ['taken/x'],
     'deployment/export_onnx': ['no.py', 'no.pth', '--out', 'taken/x.onnx'],
