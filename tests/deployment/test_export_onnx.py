@@ -259,6 +259,19 @@ def test_answers_of_the_library(toy, kind):
         assert_same(answer(out, images), expected(toy, images))
 
 
+@pytest.mark.parametrize('kind', params('classification'))
+def test_a_file_has_one_number_of_tokens(toy, kind):
+    toy = toy(kind)
+    out = toy.export('--cfg-options', 'model.backbone.test_tokens=2')
+    images = preprocess(toy, pictures(kind, 2))
+    every = expected(toy, images)
+    toy.model.backbone.test_tokens = 2
+    few = expected(toy, images)
+    toy.model.backbone.test_tokens = None
+    assert not torch.allclose(few['logits'], every['logits'], atol=1e-3)
+    assert_same(answer(out, images), few)
+
+
 @pytest.mark.parametrize('kind', params('detection', 'softmax', 'segmentation'))
 def test_raw(toy, kind):
     toy = toy(kind)
