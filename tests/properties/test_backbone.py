@@ -201,6 +201,8 @@ WRONG = {
     'out_type': ['x', None, 1, ['pooled']],
     'out_indices': [3, None, (2,), (-3,), ('a',), (0.5,), 'ab', {}, (True,)],
     'frozen_stages': [-2, 4, 1.5, 'x', None, math.nan, [1]],
+    'test_tokens': [*NO_COUNTS, 3],
+    'train_tokens': ['x', 2, [], [0], [1, 3], [1.5], {}, math.nan],
 }
 
 

@@ -106,7 +106,7 @@ def test_videos(tmp_path, monkeypatch):
     # A video is answered with its tubes: copies in time run together.
     clips = torch.rand(2, 3, 8, 24, 24)
     found = answer_when_certain(
-        model, clips, [2, 4], 2, lambda x: model(x[:, None], stage='head')[0]
+        model, clips, [2, 4], 2, lambda x: model(x[:, None], stage='head')
     )
     assert found.logits.shape == (2, 3) and found.num_tokens.tolist() == [4, 4]
 
