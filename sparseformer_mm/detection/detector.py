@@ -45,8 +45,8 @@ class SparseFormerDetector(PaddingAware, SingleStageDetector):
         if head.num_queries > least:
             raise ValueError(
                 f'num_queries={head.num_queries} of bbox_head exceeds the {least} '
-                'tokens that may run: raise train_tokens and test_tokens of the backbone to '
-                'that number at least, or lower num_queries'
+                'tokens that may run: raise train_tokens and test_tokens of the '
+                'backbone to that number at least, or lower num_queries'
             )
         if head.embed_dims != backbone.embed_dims:
             raise ValueError(
