@@ -31,6 +31,9 @@ ARCH = dict(
     num_heads=4,
     feat_channels=8,
 )
+# Settings of the second paper's models, whose class token detects nothing.
+BOOTSTRAPPED = dict(arch='bootstrapped-base', head_dims=8, **ARCH)
+BOOTSTRAPPED.pop('num_heads')
 MODERN = dict(
     num_levels=3,
     refine_boxes=True,
@@ -45,7 +48,7 @@ CLS_COSTS = {
 SHAPES = [(48, 64), (60, 40), (33, 50)]
 
 
-def make_config(queries=6, levels=1, **head):
+def make_config(queries=6, levels=1, backbone=None, **head):
     kind = 'sigmoid' if 'loss_cls' in head else 'softmax'
     levels = head.get('num_levels', levels)
     costs = [
@@ -60,7 +63,7 @@ def make_config(queries=6, levels=1, **head):
         ),
         backbone=dict(
             type='sparseformer_mm.SparseFormer',
-            arch=ARCH,
+            **(backbone or dict(arch=ARCH)),
             out_type='tokens',
             out_indices=tuple(range(3))[-levels:],
         ),
@@ -229,7 +232,14 @@ def test_max_per_img():
         assert torch.equal(one.pred_instances.scores, two.pred_instances.scores[:2])
 
 
-@pytest.mark.parametrize('head', [dict(), MODERN], ids=['paper', 'modern'])
+KINDS = pytest.mark.parametrize(
+    'head',
+    [dict(), MODERN, dict(MODERN, backbone=BOOTSTRAPPED)],
+    ids=['paper', 'modern', 'bootstrapped'],
+)
+
+
+@KINDS
 def test_padding_does_not_exist(head):
     """Alone, beside larger images, with any padding: same detections and losses."""
     model = build(**copy.deepcopy(head)).eval()
@@ -338,7 +348,7 @@ def test_matching_against_brute_force():
     assert found[0][0].tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize('head', [dict(), MODERN], ids=['paper', 'modern'])
+@KINDS
 def test_gradients_reach_all_tokens(head):
     """The tokens that detect, and those that only talk to them."""
     model = build(queries=4, **copy.deepcopy(head))

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmseg.models import SegTTAModel  # noqa: E402
 
 from helpers.fresh import succeed_fresh  # noqa: E402
-from helpers.segmentor_standin import build, image, model_cfg, sample  # noqa: E402
+from helpers.segmentor_standin import NANO, build, image, model_cfg, sample  # noqa: E402
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.usefixtures('float64')]
 NORMALISE = dict(mean=[0.0] * 3, std=[1.0] * 3, bgr_to_rgb=False)
@@ -39,11 +39,19 @@ def logits_of(model, img):
     return model(img[None], [sample(img)], mode='predict')[0].seg_logits.data
 
 
-@pytest.mark.parametrize('head', [dict(), dict(residual=True, num_heads=2)])
+# Settings of the second paper's models, whose class token is in no mask.
+BOOTSTRAPPED = dict(arch='bootstrapped-base', head_dims=8, **NANO)
+BOOTSTRAPPED.pop('num_heads')
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [dict(), dict(head=dict(residual=True, num_heads=2)), dict(backbone=BOOTSTRAPPED)],
+)
 @torch.no_grad()
-def test_images_do_not_see_their_padding(head):
+def test_images_do_not_see_their_padding(parts):
     """Sizes that are multiples of the stride: exact at full resolution."""
-    model = build(head=head)
+    model = build(**parts)
     images = [image(48, 64, 0), image(64, 40, 1), image(20, 100, 2)]
     alone = [logits_of(model, img) for img in images]
     batch, samples = pad(images, 72, 104)
