@@ -13,6 +13,7 @@ from operator import attrgetter
 from types import ModuleType
 from typing import (
     Any,
+    Callable,
     Dict,
     Iterator,
     List,
@@ -187,6 +188,9 @@ class Host:
     loads_rgb = False
     #: What :class:`.CheckDatasetHook` asks of models and data sets.
     checks: Optional[ModuleType] = None
+    #: What :class:`.HealthHook` asks of predictions, made of a model: see
+    #: :class:`.segmentation.health.Watch`.
+    watch: Optional[Callable[[nn.Module], Any]] = None
     #: Type of the metric that dumps predictions.
     dump_metric = 'DumpResults'
     drawing: Optional[Drawing] = None

@@ -15,6 +15,8 @@ default_hooks = dict(
     visualization=dict(type='VisualizationHook', enable=False),
     # Stops before training on folders, labels or pictures that cannot be meant.
     check_dataset=dict(type='sparseformer_mm.CheckDatasetHook'),
+    # Warns of what shows early that nothing is learnt.
+    health=dict(type='sparseformer_mm.HealthHook'),
     # Tells the sampling's gradient limit the loss scale of --amp.
     loss_scale=dict(type='sparseformer_mm.LossScaleHook'),
     # Lets `load_from` and tools/test.py take the authors' checkpoint files.

@@ -15,6 +15,8 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook', draw=False),
     # Stops before training on annotations or pictures that cannot be meant.
     check_dataset=dict(type='sparseformer_mm.CheckDatasetHook'),
+    # Warns of what shows early that nothing is learnt.
+    health=dict(type='sparseformer_mm.HealthHook'),
     # Tells the sampling's gradient limit the loss scale of --amp.
     loss_scale=dict(type='sparseformer_mm.LossScaleHook'),
     # Lets `load_from` take the authors' checkpoint files.

@@ -26,7 +26,7 @@ def check_model(model: nn.Module) -> Iterator[Problem]:
     return iter(())
 
 
-def _head(model: Optional[nn.Module]) -> Optional[nn.Module]:
+def head_of(model: Optional[nn.Module]) -> Optional[nn.Module]:
     """The head that names classes; the last one of a cascade."""
     owner = getattr(model, 'roi_head', model)
     head = getattr(owner, 'bbox_head', None)
@@ -44,7 +44,7 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
         check_scored(content['annotations'], source, use)
     )
     del content
-    yield from check_num_classes(_head(use.model), 'bbox_head', classes, source)
+    yield from check_num_classes(head_of(use.model), 'bbox_head', classes, source)
     boxes, ids = Boxes(), []
     for info in data_infos(dataset):
         boxes.add(info.get('instances', ()))

@@ -14,6 +14,7 @@ from ..host import Drawing, Host, Instances, Prediction
 from ..models.rois import rois_to_corners
 from . import checks
 from .head import SparseFormerHead
+from .health import Watch
 
 
 class DetectionHost(Host):
@@ -22,6 +23,7 @@ class DetectionHost(Host):
     scope = 'mmdet'
     task = 'detection'
     checks = checks
+    watch = Watch
     dump_metric = 'DumpDetResults'
     drawing = Drawing(
         'DetVisualizationHook', 'draw', 'DetLocalVisualizer', 'test_out_dir', views=True

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from ..host import Drawing, Host, Prediction
 from . import checks
+from .health import Watch
 
 
 class SegmentationHost(Host):
     scope = 'mmseg'
     task = 'segmentation'
     checks = checks
+    watch = Watch
     dump_metric = 'sparseformer_mm.segmentation.DumpLabelMaps'
     drawing = Drawing(
         'SegVisualizationHook', 'draw', 'SegLocalVisualizer', None, views=True

@@ -77,6 +77,7 @@ def test_runtime(path):
     assert 'sparseformer_mm.LossScaleHook' in hooks
     assert 'sparseformer_mm.ConvertCheckpointHook' in hooks
     assert 'sparseformer_mm.CheckDatasetHook' in hooks
+    assert 'sparseformer_mm.HealthHook' in hooks
     checkpoint, loop = hooks['CheckpointHook'], cfg.train_cfg
     assert (checkpoint.save_best, checkpoint.rule) == (task.best, 'greater')
     assert checkpoint.max_keep_ckpts <= 3
