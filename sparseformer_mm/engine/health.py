@@ -56,7 +56,7 @@ class HealthHook(Hook):
         >>> custom_hooks = [dict(type='sparseformer_mm.HealthHook', looks=20)]
     """
 
-    def __init__(self, interval: int = 25, looks: int = 8, **limits):
+    def __init__(self, interval: int = 20, looks: int = 8, **limits):
         self.interval = check_count('interval', interval)
         self.looks = check_count('looks', looks)
         unknown = sorted(set(limits) - set(Limits._fields))

@@ -35,8 +35,9 @@ class Limits(NamedTuple):
         fall: share by which the loss has to fall ...
         fall_within: ... in so many iterations.
         score: highest score of a class that a detector gives in a batch.
-        others: pixels that a segmentor gives to other classes than its commonest, over
-            those that the masks give to others.
+        classes: share of the classes in the masks of a batch that a segmentor predicts
+            (more often than a tenth of what they have); one of two or more is always a
+            symptom.
     """
 
     lost_rois: float = 0.5
@@ -46,7 +47,7 @@ class Limits(NamedTuple):
     fall: float = 0.01
     fall_within: int = 1000
     score: float = 0.05
-    others: float = 0.02
+    classes: float = 0.25
 
 
 def likeness(tokens: Tensor) -> Tensor:
@@ -90,13 +91,16 @@ def of_tokens(alike: float, lost: Sequence[float], limits: Limits) -> Iterator[S
 
 def of_loss(outputs: Mapping[str, Any]) -> Iterator[Symptom]:
     """Of a loss that is NaN or infinite, and its parts."""
-    losses = {name: value for name, value in outputs.items() if 'loss' in name}
+    losses = {
+        name: float(torch.as_tensor(value).detach())
+        for name, value in outputs.items()
+        if 'loss' in name
+    }
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
     if bad:
         yield Symptom(
             'loss',
-            f'{", ".join(bad)} is {float(losses[bad[0]])}: the weights are gone, or '
-            'will be',
+            f'{", ".join(bad)} is {losses[bad[0]]}: the weights are gone, or will be',
             'stop. Lower the learning rate or lengthen its warm-up, clip gradients; '
             'with --amp have LossScaleHook among the hooks or take --amp-dtype '
             'bfloat16; look for NaN, or nothing but ignored labels, in the data',

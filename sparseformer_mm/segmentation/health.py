@@ -10,7 +10,7 @@ from .labels import heads_of
 
 
 class Watch:
-    """Whether a segmentor in training gives all pixels to one class.
+    """Whether a segmentor in training gives all pixels to one class, or very few.
 
     Attributes:
         module: whose output :meth:`figures` takes; None if the model has none.
@@ -22,13 +22,17 @@ class Watch:
         self.module: Optional[nn.Module] = getattr(self.head, 'conv_seg', None)
 
     def figures(self, logits: Tensor) -> Tensor:
-        """(B, K, h, w) -> (2,): the commonest class, the share of all others."""
+        """(B, K, h, w) -> (K,), the share of pixels that each class is given.
+
+        One output under a sigmoid is two classes.
+        """
         if logits.shape[1] == 1:
             predicted = (logits.sigmoid() > self.head.threshold).long()
         else:
             predicted = logits.argmax(1)
-        common = predicted.median()  # a class of more than half of the pixels is this
-        return torch.stack([common.float(), (predicted != common).float().mean()])
+        # (Counting in one go is not deterministic on a GPU.)
+        classes = range(max(2, logits.shape[1]))
+        return torch.stack([(predicted == k).float().mean() for k in classes])
 
     def symptoms(
         self, figures: Sequence[float], batch, outputs, limits: Limits
@@ -37,15 +41,19 @@ class Watch:
         samples = batch.get('data_samples') if isinstance(batch, dict) else None
         if not samples or not all('gt_sem_seg' in x for x in samples):
             return
-        common, others = int(figures[0]), figures[1]
         labels = torch.cat([x.gt_sem_seg.data.flatten() for x in samples])
         labels = labels[labels != self.head.ignore_index]
-        true = (labels != common).float().mean().item()
-        if others < limits.others * true:
+        counts = torch.bincount(labels.long(), minlength=len(figures)).tolist()
+        there = [k for k, count in enumerate(counts[: len(figures)]) if count]
+        # A few pixels by chance are no prediction of a class.
+        found = [k for k in there if figures[k] > 0.1 * counts[k] / len(labels)]
+        if len(there) > 1 and len(found) <= max(1, limits.classes * len(there)):
+            common = max(range(len(figures)), key=figures.__getitem__)
             yield Symptom(
-                'one_class',
-                f'the segmentor gives {1 - others:.1%} of the pixels to class '
-                f'{common}, of the labels {true:.1%} are others',
+                'few_classes',
+                f'the segmentor predicts {len(found)} of the {len(there)} classes in '
+                f'the masks of a batch ({figures[common]:.1%} of the pixels as class '
+                f'{common}, which has {counts[common] / len(labels):.1%})',
                 'start from a trained backbone (its init_cfg), a detector of the same '
                 'things being the best; count the common class less (class_weight of '
                 'loss_decode); see that masks belong to their pictures, and give it '

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -43,6 +44,7 @@ class Toy(BaseModel):
         self.backbone = SparseFormer(ARCH) if backbone is None else backbone
         self.head = torch.nn.Linear(self.backbone.embed_dims, 2)
         self.weigh, self.count = weigh, 0
+        self.init_weights()  # now, not when a training begins
 
     def forward(self, inputs, mode='tensor'):
         logits = self.head(self.backbone(inputs['x'])[0]).float()
@@ -65,19 +67,23 @@ def train(tmp_path, monkeypatch):
     """Train a model; returns what the hook says."""
 
     def run(model, iterations=12, lr=1e-2, wrap=OptimWrapper, scheduler=None, **kwargs):
-        said = []
+        said, data = [], pictures()
         monkeypatch.setattr(health, 'warn', said.append)
         clip = kwargs.pop('clip_grad', None)
         counts = kwargs.pop('accumulative_counts', 1)
         hook = dict(type='sparseformer_mm.HealthHook', interval=2, looks=3)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
         Runner(
             model,
             str(tmp_path),
-            train_dataloader=torch.utils.data.DataLoader(pictures(), batch_size=4),
+            train_dataloader=torch.utils.data.DataLoader(
+                data, batch_size=4, sampler=InfiniteSampler(data, shuffle=False)
+            ),
             train_cfg=dict(by_epoch=False, max_iters=iterations, val_interval=10**6),
-            optim_wrapper=wrap(
-                optimizer=optimizer, clip_grad=clip, accumulative_counts=counts
+            optim_wrapper=dict(
+                type=wrap,
+                optimizer=dict(type='AdamW', lr=lr),
+                clip_grad=clip,
+                accumulative_counts=counts,
             ),
             param_scheduler=scheduler,
             custom_hooks=[] if kwargs.pop('plain', False) else [dict(hook, **kwargs)],

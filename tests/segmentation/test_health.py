@@ -39,28 +39,30 @@ def masks(share, value=3, other=2):
 
 def test_a_segmentor_of_one_class():
     model = build()
-    (_, others), said = told(model, masks(0.1))
-    assert others > 0.1 and said == []
+    figures, said = told(model, masks(0.1))
+    assert sum(figures) == pytest.approx(1) and min(figures[2:4]) > 0.1 and said == []
     with torch.no_grad():
         model.decode_head.conv_seg.bias[3] += 1e3
     figures, said = told(model, masks(0.1))
-    assert figures == [3, 0]
-    text = 'gives 100.0% of the pixels to class 3, of the labels 10.'
-    assert len(said) == 1 and said[0][0] == 'one_class' and text in said[0][1]
+    assert figures == [0, 0, 0, 1, 0]
+    text = '1 of the 2 classes in the masks of a batch (100.0% of the pixels as class 3'
+    assert len(said) == 1 and said[0][0] == 'few_classes' and text in said[0][1]
     # So are the masks, or what is counted of them.
     assert told(model, masks(0))[1] == told(model, masks(0.1, other=255))[1] == []
 
 
-def test_a_few_pixels_of_another_class_are_one_class_still():
+def test_few_of_many_classes():
     watch = host_of('mmseg').watch(build())
-    logits = torch.zeros(1, 5, 10, 10)
-    logits[:, 4] = 1
-    logits[0, 2, 0, 0] = 2
-    figures = watch.figures(logits).tolist()
-    assert figures == [4, pytest.approx(0.01)]
-    for share, count in ((0.6, 1), (0.4, 0)):
-        batch = dict(data_samples=[sample(image(32, 32), masks(share, 4))])
-        assert len(list(watch.symptoms(figures, batch, {}, Limits()))) == count
+    labels = torch.arange(5).repeat_interleave(205)[:1024].view(32, 32)
+
+    def count(*figures, **limits):
+        batch = dict(data_samples=[sample(image(32, 32), labels)])
+        return len(list(watch.symptoms(figures, batch, {}, Limits(**limits))))
+
+    # Each class has a fifth of the pixels, a tenth of that has to be predicted.
+    assert count(0.97, 0.01, 0.01, 0.01, 0.0) == 1
+    assert count(0.97, 0.03, 0.0, 0.0, 0.0) == 0
+    assert count(0.97, 0.03, 0.0, 0.0, 0.0, classes=0.4) == 1
 
 
 def test_one_output_under_a_sigmoid():
@@ -69,11 +71,11 @@ def test_one_output_under_a_sigmoid():
     watch = host_of('mmseg').watch(build(head=head))
     logits = torch.full((1, 1, 4, 4), -0.5)  # 0.38
     logits[0, 0, 0] = -1.0  # 0.27
-    assert watch.figures(logits).tolist() == [1, 0.25]
+    assert watch.figures(logits).tolist() == [0.25, 0.75]
 
 
 def test_what_is_no_batch_of_masks_is_let_be():
     watch = host_of('mmseg').watch(build())
     for batch in (None, [], dict(data_samples=dict(sup=[], unsup=[])), dict(inputs=0)):
-        assert list(watch.symptoms([0, 0], batch, {}, Limits())) == []
+        assert list(watch.symptoms([0.0] * 5, batch, {}, Limits())) == []
     assert host_of('mmseg').watch(torch.nn.Module()).module is None
