@@ -35,19 +35,19 @@ class Limits(NamedTuple):
         fall: share by which the loss has to fall ...
         fall_within: ... in so many iterations.
         score: highest score of a class that a detector gives in a batch.
-        classes: share of the classes in the masks of a batch that a segmentor predicts
-            (more often than a tenth of what they have); one of two or more is always a
-            symptom.
+        missing: share of the pixels of a batch beyond those of the commonest class (or
+            of that one) that a segmentor gives to none of the classes which have them,
+            wherever they are.
     """
 
     lost_rois: float = 0.5
     roi_size: Tuple[float, float] = (1e-3, 10.0)
-    alike: float = 0.999
+    alike: float = 0.9995
     clipped: float = 1e4
     fall: float = 0.01
     fall_within: int = 1000
     score: float = 0.05
-    classes: float = 0.25
+    missing: float = 0.8
 
 
 def likeness(tokens: Tensor) -> Tensor:

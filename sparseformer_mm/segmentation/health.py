@@ -1,6 +1,6 @@
 """What shows in the predictions of a segmentor that it does not learn."""
 
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from .labels import heads_of
 
 
 class Watch:
-    """Whether a segmentor in training gives all pixels to one class, or very few.
+    """Whether a segmentor in training leaves out most classes.
 
     Attributes:
         module: whose output :meth:`figures` takes; None if the model has none.
@@ -43,19 +43,31 @@ class Watch:
             return
         labels = torch.cat([x.gt_sem_seg.data.flatten() for x in samples])
         labels = labels[labels != self.head.ignore_index]
-        counts = torch.bincount(labels.long(), minlength=len(figures)).tolist()
-        there = [k for k, count in enumerate(counts[: len(figures)]) if count]
-        # A few pixels by chance are no prediction of a class.
-        found = [k for k in there if figures[k] > 0.1 * counts[k] / len(labels)]
-        if len(there) > 1 and len(found) <= max(1, limits.classes * len(there)):
-            common = max(range(len(figures)), key=figures.__getitem__)
+        count = len(figures)
+        shares = torch.bincount(labels.long(), minlength=count)[:count] / len(labels)
+        shares = shares.tolist()
+        (most, more), common = _highest(figures), _highest(shares)[0]
+        # What is missing of all other classes together, or of the commonest alone.
+        others = 1 - shares[common]
+        gaps = [max(0, there - given) for there, given in zip(shares, figures)]
+        missing = (sum(gaps) - gaps[common]) / others if others > 1e-6 else 0
+        besides = missing > limits.missing
+        if besides or gaps[common] > limits.missing * shares[common]:
+            missing = missing if besides else gaps[common] / shares[common]
             yield Symptom(
                 'few_classes',
-                f'the segmentor predicts {len(found)} of the {len(there)} classes in '
-                f'the masks of a batch ({figures[common]:.1%} of the pixels as class '
-                f'{common}, which has {counts[common] / len(labels):.1%})',
+                f'of what masks hold {"besides" if besides else "of"} class {common} '
+                f'{missing:.0%} is not predicted: the segmentor gives '
+                f'{figures[most]:.1%} of the pixels to class {most} (masks: '
+                f'{shares[most]:.1%}) and {figures[more]:.1%} to class {more} '
+                f'({shares[more]:.1%})',
                 'start from a trained backbone (its init_cfg), a detector of the same '
                 'things being the best; count the common class less (class_weight of '
                 'loss_decode); see that masks belong to their pictures, and give it '
                 'more iterations',
             )
+
+
+def _highest(shares: Sequence[float]) -> List[int]:
+    """The classes with the two highest shares."""
+    return sorted(range(len(shares)), key=shares.__getitem__)[:-3:-1]

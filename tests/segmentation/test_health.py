@@ -45,24 +45,31 @@ def test_a_segmentor_of_one_class():
         model.decode_head.conv_seg.bias[3] += 1e3
     figures, said = told(model, masks(0.1))
     assert figures == [0, 0, 0, 1, 0]
-    text = '1 of the 2 classes in the masks of a batch (100.0% of the pixels as class 3'
-    assert len(said) == 1 and said[0][0] == 'few_classes' and text in said[0][1]
+    ((name, text),) = said
+    assert name == 'few_classes' and 'besides class 3 100% is not predicted' in text
+    assert '100.0% of the pixels to class 3 (masks: 90.0%) and' in text
     # So are the masks, or what is counted of them.
     assert told(model, masks(0))[1] == told(model, masks(0.1, other=255))[1] == []
 
 
 def test_few_of_many_classes():
     watch = host_of('mmseg').watch(build())
-    labels = torch.arange(5).repeat_interleave(205)[:1024].view(32, 32)
+    labels = masks(0.5, 0)  # of class 0 one half, of each other an eighth
+    labels[:16] = torch.arange(1, 5).repeat_interleave(4)[:, None]
+    batch = dict(data_samples=[sample(image(32, 32), labels)])
 
-    def count(*figures, **limits):
-        batch = dict(data_samples=[sample(image(32, 32), labels)])
-        return len(list(watch.symptoms(figures, batch, {}, Limits(**limits))))
+    def seen(*figures, **limits):
+        return [x.seen for x in watch.symptoms(figures, batch, {}, Limits(**limits))]
 
-    # Each class has a fifth of the pixels, a tenth of that has to be predicted.
-    assert count(0.97, 0.01, 0.01, 0.01, 0.0) == 1
-    assert count(0.97, 0.03, 0.0, 0.0, 0.0) == 0
-    assert count(0.97, 0.03, 0.0, 0.0, 0.0, classes=0.4) == 1
+    # Things as one class alone: three of four are missing.
+    assert seen(0.5, 0.5, 0.0, 0.0, 0.0) == []
+    (text,) = seen(0.5, 0.5, 0.0, 0.0, 0.0, missing=0.7)
+    assert 'besides class 0 75% is not predicted' in text
+    assert '50.0% of the pixels to class 0 (masks: 50.0%) and 50.0% to class 1' in text
+    # Too much is no symptom, too little of the commonest is.
+    assert seen(0.2, 0.2, 0.2, 0.2, 0.2) == []
+    (text,) = seen(0.05, 0.25, 0.25, 0.25, 0.2)
+    assert 'of class 0 90% is not predicted' in text
 
 
 def test_one_output_under_a_sigmoid():
