@@ -72,6 +72,7 @@ class Watch:
                 '(focal loss, losses at every block) for small data, give it more '
                 'epochs; see in a picture drawn by the tools that boxes are where the '
                 'things are',
+                lasts='long',
             )
 
 

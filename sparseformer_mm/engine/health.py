@@ -36,9 +36,8 @@ class HealthHook(Hook):
     pass: RoIs that look at nothing, tokens that are all alike, gradients of zero or
     clipped to almost nothing, a loss that is not finite or does not move; a segmentor
     that predicts one class, a detector that predicts none, gets no boxes or matches
-    none. A symptom is told once, and, but for a loss that is not finite, only after it
-    has been there at ``looks`` looks in a row since the learning rate has come to half
-    of its height.
+    none. A symptom is told once: a loss that is not finite at the next look; others
+    after so many looks in a row since the learning rate has come to half of its height.
 
     The training stays the same bit by bit. Only the first process looks, at its own
     part of a batch, and talks to no other. With ``compile`` of mmengine, only losses
@@ -47,6 +46,8 @@ class HealthHook(Hook):
     Args:
         interval: iterations from one look to the next.
         looks: at which a symptom has to be there, in a row.
+        long_looks: the same of what healthy trainings show too, at first: segmentors
+            that leave classes out, detectors that predict background alone.
         **limits: of :class:`.Limits`, which explains them.
 
     Raises:
@@ -56,9 +57,13 @@ class HealthHook(Hook):
         >>> custom_hooks = [dict(type='sparseformer_mm.HealthHook', looks=20)]
     """
 
-    def __init__(self, interval: int = 20, looks: int = 8, **limits):
+    def __init__(
+        self, interval: int = 20, looks: int = 8, long_looks: int = 30, **limits
+    ):
         self.interval = check_count('interval', interval)
         self.looks = check_count('looks', looks)
+        long_looks = check_count('long_looks', long_looks)
+        self._needed = {'at once': 1, 'some looks': self.looks, 'long': long_looks}
         unknown = sorted(set(limits) - set(Limits._fields))
         if unknown:
             raise TypeError(
@@ -124,18 +129,15 @@ class HealthHook(Hook):
             if self._warm_looks or name == 'loss'
         }
         for name, count in self._held.items():
-            if count >= self._needed(name) and name not in self._told:
+            symptom = found[name]
+            if count >= self._needed[symptom.lasts] and name not in self._told:
                 self._told.add(name)
-                symptom = found[name]
                 warn(
                     f'HealthHook at iteration {runner.iter + 1}: {symptom.seen}'
                     + (f', {count} looks in a row' if count > 1 else '')
                     + f'. What to try: {symptom.cure}. More: '
                     'sparseformer_mm/docs/not_learning.md'
                 )
-
-    def _needed(self, name: str) -> int:
-        return 1 if name in ('loss', 'stuck') else self.looks
 
     def _symptoms(
         self, runner, batch, outputs: Mapping, figures: Dict[str, Optional[List[float]]]

@@ -15,11 +15,14 @@ class Symptom(NamedTuple):
         name: symptoms of one name are told once.
         seen: the figure that shows it.
         cure: what to try.
+        lasts: 'at once' if one look tells, 'long' if healthy trainings have it too, at
+            first; else 'some looks'.
     """
 
     name: str
     seen: str
     cure: str
+    lasts: str = 'some looks'
 
 
 class Limits(NamedTuple):
@@ -47,7 +50,7 @@ class Limits(NamedTuple):
     fall: float = 0.01
     fall_within: int = 1000
     score: float = 0.05
-    missing: float = 0.8
+    missing: float = 0.6
 
 
 def likeness(tokens: Tensor) -> Tensor:
@@ -104,6 +107,7 @@ def of_loss(outputs: Mapping[str, Any]) -> Iterator[Symptom]:
             'stop. Lower the learning rate or lengthen its warm-up, clip gradients; '
             'with --amp have LossScaleHook among the hooks or take --amp-dtype '
             'bfloat16; look for NaN, or nothing but ignored labels, in the data',
+            lasts='at once',
         )
 
 
@@ -119,6 +123,7 @@ def of_loss_curve(means: List[float], looks: int, limits: Limits) -> Iterator[Sy
             '(frozen_stages, lr_mult); try a learning rate 3 times as high and as low; '
             'see whether labels belong to their pictures. (If the training went on '
             'from weights that had learnt this, nothing is wrong.)',
+            lasts='at once',
         )
 
 

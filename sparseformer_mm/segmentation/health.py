@@ -65,6 +65,7 @@ class Watch:
                 'things being the best; count the common class less (class_weight of '
                 'loss_decode); see that masks belong to their pictures, and give it '
                 'more iterations',
+                lasts='long',
             )
 
 

@@ -16,6 +16,7 @@ from sparseformer_mm.engine import HealthHook, health
 from sparseformer_mm.engine.amp import BFloat16OptimWrapper
 from sparseformer_mm.engine.symptoms import (
     Limits,
+    Symptom,
     likeness,
     lost_shares,
     of_gradients,
@@ -209,23 +210,48 @@ def test_wrong_arguments():
         HealthHook(interval=0)
 
 
-def test_a_resumed_training_need_not_move(monkeypatch):
+def look(hook, start, iterations, watch=None):
+    """Run the hook by itself, without a model, at a learning rate that stays."""
+    runner = SimpleNamespace(iter=start, cfg={}, model=torch.nn.Module())
+    runner.optim_wrapper = SimpleNamespace(param_groups=[dict(lr=1.0)])
+    runner.message_hub = SimpleNamespace(log_scalars={})
+    hook.before_train(runner)
+    hook._watch = watch
+    for runner.iter in range(start, start + iterations):
+        hook.before_train_iter(runner, 0)
+        if watch is not None:
+            watch.module(torch.ones(1))
+        hook.after_train_iter(runner, 0, outputs=dict(loss=torch.ones(())))
+
+
+@pytest.mark.parametrize('start, count', [(0, 1), (7, 0)])
+def test_a_resumed_training_need_not_move(monkeypatch, start, count):
     said = []
     monkeypatch.setattr(health, 'warn', said.append)
-    for start, expected in ((0, 1), (7, 0)):
-        said.clear()
-        hook = HealthHook(1, 1, fall_within=2)
-        hub = SimpleNamespace(log_scalars={})
-        wrapper = SimpleNamespace(param_groups=[dict(lr=1.0)])
-        runner = SimpleNamespace(
-            iter=start, cfg={}, model=torch.nn.Module(), optim_wrapper=wrapper
-        )
-        runner.message_hub = hub
-        hook.before_train(runner)
-        for runner.iter in range(start, start + 5):
-            hook.before_train_iter(runner, 0)
-            hook.after_train_iter(runner, 0, outputs=dict(loss=torch.ones(())))
-        assert len(said) == expected
+    look(HealthHook(1, 1, fall_within=2), start, 5)
+    assert len(said) == count
+
+
+@pytest.mark.parametrize(
+    'lasts, expected', [('at once', 1), ('some looks', 2), ('long', 4)]
+)
+def test_how_long_symptoms_of_predictions_last(monkeypatch, lasts, expected):
+    said = []
+    monkeypatch.setattr(health, 'warn', said.append)
+
+    class Watch:
+        module = torch.nn.Identity()
+
+        def figures(self, output):
+            return torch.tensor([1.0, 2.0])
+
+        def symptoms(self, figures, batch, outputs, limits):
+            assert figures == [1, 2] and 'loss' in outputs
+            yield Symptom('name', 'SEEN', 'CURE', lasts)
+
+    look(HealthHook(1, looks=2, long_looks=4), 0, 6, Watch())
+    (text,) = said
+    assert f'iteration {expected}: SEEN' in text and 'What to try: CURE.' in text
 
 
 # ------------------------------------------------------------------------- the figures

@@ -62,8 +62,8 @@ def test_few_of_many_classes():
         return [x.seen for x in watch.symptoms(figures, batch, {}, Limits(**limits))]
 
     # Things as one class alone: three of four are missing.
-    assert seen(0.5, 0.5, 0.0, 0.0, 0.0) == []
-    (text,) = seen(0.5, 0.5, 0.0, 0.0, 0.0, missing=0.7)
+    assert seen(0.5, 0.5, 0.0, 0.0, 0.0, missing=0.8) == []
+    (text,) = seen(0.5, 0.5, 0.0, 0.0, 0.0)
     assert 'besides class 0 75% is not predicted' in text
     assert '50.0% of the pixels to class 0 (masks: 50.0%) and 50.0% to class 1' in text
     # Too much is no symptom, too little of the commonest is.
