@@ -7,7 +7,7 @@ stride. Another one is written by registering a class of that form with
 :data:`sparseformer_mm.registry.MODELS` and naming it in ``map_decoder=dict(type=...)``.
 """
 
-from typing import Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
 from ..registry import MODELS
+from .arguments import check_count
 from .location_attention import LocationAwareAttention
 from .ops import make_linear, project
 from .padding import inside_images, map_extent
@@ -41,6 +42,41 @@ def mean_pixels(x: Tensor, size: int, inside: Optional[Tensor] = None) -> Tensor
     return means
 
 
+class _ResidualBlock(BaseModule):
+    """Two 3x3 convolutions with batch norm beside the identity, which it starts as.
+
+    Shape:
+        x (B, C, H, W), inside None or (B, 1, H, W), where x is not padding ->
+        (B, C, H, W).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self._reset()
+
+    def _reset(self):
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
+        for norm in (self.norm1, self.norm2):
+            norm.reset_parameters()
+        nn.init.zeros_(self.norm2.weight)
+
+    def init_weights(self):
+        self._reset()
+        super().init_weights()
+
+    def forward(self, x: Tensor, inside: Optional[Tensor] = None) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        if inside is not None:  # a convolution pads with zeros, here too
+            y = y * inside
+        x = x + self.norm2(self.conv2(y))
+        return x if inside is None else x * inside
+
+
 class _Level(BaseModule):
     """One map, from tokens and the next finer map."""
 
@@ -52,6 +88,7 @@ class _Level(BaseModule):
         channels: int,
         ratio: int,
         num_heads: int,
+        num_blocks: int,
     ):
         super().__init__()
         self.attention = LocationAwareAttention(
@@ -69,6 +106,7 @@ class _Level(BaseModule):
         # (The values of the attention have a bias already.)
         self.mix = make_linear(fine_channels, channels, bias=False)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.blocks = ModuleList(_ResidualBlock(channels) for _ in range(num_blocks))
         self._reset()
 
     def _reset(self):
@@ -80,12 +118,30 @@ class _Level(BaseModule):
         self._reset()
         super().init_weights()
 
-    def forward(self, feature, tokens, rois, extents, fine):
+    def forward(self, feature, tokens, rois, extents, fine, whole_pixels):
         """(B, h, w, C), (B, C', H, W) of the finer map -> (B, channels, h, w)."""
         x = self.attention(feature, tokens, rois, extents)
         local = F.gelu(self.local(fine)).permute(0, 2, 3, 1)
         x = x + project(local, self.mix).to(x.dtype)
-        return self.norm(x).permute(0, 3, 1, 2)
+        x = self.norm(x).permute(0, 3, 1, 2)
+        inside = None
+        if whole_pixels is not None:  # a convolution pads with zeros, here too
+            inside = inside_images(x, whole_pixels)
+            x = x * inside
+        for block in self.blocks:
+            x = block(x, inside)
+        return x
+
+
+def _per_level(num_blocks: Union[int, Sequence[int]], levels: int) -> List[int]:
+    if not isinstance(num_blocks, (list, tuple)):
+        num_blocks = [num_blocks] * levels
+    if len(num_blocks) != levels:
+        raise ValueError(
+            f'num_blocks={num_blocks!r} must be one number, or one for each of the '
+            f'{levels} maps'
+        )
+    return [check_count('num_blocks', num, 0) for num in num_blocks]
 
 
 @MODELS.register_module()
@@ -112,9 +168,13 @@ class LocationAwareMaps(BaseModule):
             ``in_stride``.
         channels: of each map.
         num_heads: of the attention; must divide all ``channels``.
+        num_blocks: residual blocks of two 3x3 convolutions with batch norm on each
+            map, or one number per map. What is local is then learnt fast, from little
+            data too. The next map is made of what they give.
 
     Raises:
-        ValueError: if ``num_heads`` does not divide one of ``channels``.
+        ValueError: if ``num_heads`` does not divide one of ``channels``, or if
+            ``num_blocks`` is neither a number nor one per map.
     """
 
     def __init__(
@@ -125,15 +185,17 @@ class LocationAwareMaps(BaseModule):
         strides: Sequence[int],
         channels: Sequence[int],
         num_heads: int = 1,
+        num_blocks: Union[int, Sequence[int]] = 0,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
+        blocks = _per_level(num_blocks, len(channels))
         self.scales = [stride // in_stride for stride in strides]
         ratios = [b // a for a, b in zip([1, *self.scales], self.scales)]
         widths = [feat_channels, *channels]
         self.levels = ModuleList(
-            _Level(feat_channels, token_dims, fine, width, ratio, num_heads)
-            for fine, width, ratio in zip(widths, channels, ratios)
+            _Level(feat_channels, token_dims, *sizes, num_heads, num)
+            for *sizes, num in zip(widths, channels, ratios, blocks)
         )
 
     def forward(self, outputs: SparseFormerOutput) -> Tuple[Tensor, ...]:
@@ -161,9 +223,8 @@ class LocationAwareMaps(BaseModule):
                 outputs.rois,
                 whole / scale,  # with fractions: a coarse pixel may leave the image
                 fine,
+                None if extents is None else (extents / scale).ceil(),
             )
-            if extents is not None:  # a convolution pads with zeros, here too
-                fine = fine * inside_images(fine, (extents / scale).ceil())
             # Operators of mmcv read the memory of maps without asking for its layout.
             maps.append(fine.contiguous())
         return tuple(maps)

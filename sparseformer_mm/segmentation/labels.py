@@ -1,6 +1,6 @@
 """Labels that masks may hold, in files and in batches."""
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine import dist
@@ -134,11 +134,23 @@ class BatchCheck:
             if 'gt_sem_seg' not in sample:
                 continue
             shape = tuple(sample.gt_sem_seg.shape)
-            # Tests compare in the picture's own size.
-            fitting = (tuple(image.shape[-2:]), tuple(sample.get('ori_shape', ())))
-            if shape not in (fitting[:1] if self.split == 'train' else fitting):
+            size, own_size = tuple(image.shape[-2:]), tuple(sample.get('ori_shape', ()))
+            # Tests compare in the picture's own size, and heads may learn in it as long
+            # as the picture was but enlarged or reduced.
+            own = self.split != 'train' or (
+                not sample.get('flip') and _same_ratio(size, own_size)
+            )
+            if shape != size and not (own and shape == own_size):
                 yield Problem(
                     f'the mask of {sample.get("img_path")} is {shape[1]} x {shape[0]} '
                     f'after the pipeline, the picture {image.shape[-1]} x '
                     f'{image.shape[-2]}: save both in one size, the picture upright'
                 )
+
+
+def _same_ratio(size: Tuple[int, ...], other: Tuple[int, ...]) -> bool:
+    """Whether one (height, width) is the other enlarged, to a pixel."""
+    if len(other) != 2 or 0 in size or 0 in other:
+        return False
+    scale = max(size[0] / other[0], size[1] / other[1])
+    return all(abs(a - b * scale) <= 1 for a, b in zip(size, other))

@@ -15,11 +15,21 @@ from sparseformer_mm.models import ops
 from sparseformer_mm.registry import MODELS
 
 STRIDES, CHANNELS = (4, 8, 16), (8, 12, 4)
+BLOCKS = dict(type='LocationAwareMaps', num_blocks=(1, 2, 1))
 
 
 def make_model(**kwargs):
     kwargs = dict(dict(map_strides=STRIDES, map_channels=CHANNELS), **kwargs)
     return small_model(out_type='maps', **kwargs)
+
+
+def with_blocks():
+    """Residual blocks whose batch norms know some statistics, in evaluation mode."""
+    model = make_model(map_decoder=BLOCKS)
+    for name, value in model.named_buffers():
+        if name.endswith(('running_mean', 'running_var')):
+            value.copy_(torch.rand_like(value) + 0.5)
+    return model.eval()
 
 
 def make_image(height=30, width=41, seed=1, batch=1):
@@ -85,6 +95,51 @@ def test_the_formula_and_its_gradients(fast, monkeypatch):
         assert grad.abs().max() > 0, name
 
 
+@pytest.mark.usefixtures('float64')
+def test_residual_blocks():
+    """Each adds conv, norm, ReLU, conv, norm to its map, and the next map sees it."""
+    model, plain, image = with_blocks(), make_model(), make_image()
+    state = {k: v for k, v in model.state_dict().items() if '.blocks.' not in k}
+    plain.load_state_dict(state)
+    outputs = model.forward_intermediates(image)
+    fine, maps = outputs.image_feature, model(image)
+    plain_maps = plain.map_decoder(outputs)
+    for level, (bare, actual) in enumerate(zip(plain_maps, maps)):
+        expected = bare if level == 0 else None
+        if level:
+            decoder = model.map_decoder
+            size = decoder.scales[level]
+            own = decoder.levels[level]
+            query = F.avg_pool2d(outputs.image_feature, size, ceil_mode=True)
+            extent = torch.tensor([[11.0, 8.0]]) / size  # of the stem's map
+            far = own.attention(
+                query.permute(0, 2, 3, 1), outputs.tokens, outputs.rois, extent
+            )
+            near = F.gelu(own.local(fine)).permute(0, 2, 3, 1)
+            expected = own.norm(far + own.mix(near)).permute(0, 3, 1, 2)
+        for block in model.map_decoder.levels[level].blocks:
+            hidden = block.norm1(F.conv2d(expected, block.conv1.weight, padding=1))
+            hidden = F.conv2d(hidden.clamp(min=0), block.conv2.weight, padding=1)
+            expected = expected + block.norm2(hidden)
+        torch.testing.assert_close(actual, expected)
+        assert (actual - bare).abs().max() > 0.1
+        fine = actual
+
+
+def test_residual_blocks_start_as_nothing():
+    torch.manual_seed(0)
+    kwargs = dict(arch='nano', out_type='maps', map_channels=8)
+    decoder = dict(BLOCKS, num_blocks=1)
+    model = SparseFormer(map_decoder=decoder, **kwargs)
+    model.init_weights()
+    plain = SparseFormer(**kwargs)
+    state = {k: v for k, v in model.state_dict().items() if '.blocks.' not in k}
+    assert len(state) < len(model.state_dict())
+    plain.load_state_dict(state)
+    for x, y in zip(model(make_image(batch=2)), plain(make_image(batch=2))):
+        assert torch.equal(x, y)
+
+
 @pytest.mark.parametrize('shape', [(64, 96), (30, 41), (100, 97), (1, 1)])
 @pytest.mark.parametrize('strides', [(4, 8, 16, 32), (4, 8, 8), (4, 32), (16,)])
 @torch.no_grad()
@@ -104,9 +159,10 @@ SHAPES = [(30, 41), (48, 17), (33, 64)]
 
 
 @pytest.mark.usefixtures('float64')
-def test_padding_does_not_exist():
+@pytest.mark.parametrize('make', [make_model, with_blocks])
+def test_padding_does_not_exist(make):
     """Values, and gradients of the parameters, whatever the padding holds."""
-    model = make_model()
+    model = make()
     images = [make_image(*shape, seed=i) for i, shape in enumerate(SHAPES)]
     alone = [model(image) for image in images]
     sum(m.square().sum() for maps in alone for m in maps).backward()
@@ -131,9 +187,10 @@ def test_padding_does_not_exist():
 
 
 @pytest.mark.usefixtures('float64')
-def test_every_parameter_learns_from_the_coarsest_map():
+@pytest.mark.parametrize('make', [make_model, with_blocks])
+def test_every_parameter_learns_from_the_coarsest_map(make):
     """Necks leave out fine maps; distributed training wants every gradient."""
-    model = make_model()
+    model = make()
     model(make_image())[-1].square().sum().backward()
     for name, param in model.named_parameters():
         assert param.grad is not None and param.grad.abs().max() > 0, name
@@ -293,6 +350,11 @@ def test_a_decoder_of_ones_own():
         (dict(map_decoder='splat'), "map_decoder='splat' is unknown.*location_aware"),
         (dict(map_decoder=dict(type='LocationAwareMaps', num_heads=3)), 'num_heads=3'),
         (dict(map_decoder=dict(type='LocationAwareMaps', strides=[4])), 'strides'),
+        (dict(map_decoder=dict(BLOCKS, num_blocks=-1)), 'num_blocks=-1 must be an'),
+        (
+            dict(map_decoder=dict(BLOCKS, num_blocks=(1, 1))),
+            r'num_blocks=\(1, 1\) must be one number, or one for each of the 3 maps',
+        ),
         (dict(pretrained='open-mmlab://r50'), 'pretrained=None beside backbone'),
         (dict(spatial_dims=3), "out_type='maps' is for images.*'tokens'"),
     ],

@@ -312,12 +312,15 @@ def test_every_batch_is_looked_at(tmp_path, split):
     swapped = batch(MASK[None], image=(20, 24))
     with pytest.raises(DatasetError, match='9.jpg is 20 x 24 .* the picture 24 x 20'):
         check(runner, 1, swapped)
-    resized = batch(MASK[None], image=(48, 40), ori_shape=(24, 20))
-    if split == 'train':
-        with pytest.raises(DatasetError, match='20 x 24 .* the picture 40 x 48'):
+    # Enlarged pictures with masks in their own size, as heads compare them too.
+    check(runner, 1, batch(MASK[None], image=(48, 40), ori_shape=(24, 20)))
+    for image, meta in (((40, 40), {}), ((48, 40), dict(flip=True))):
+        resized = batch(MASK[None], image=image, ori_shape=(24, 20), **meta)
+        if split == 'train':  # cropped, stretched or flipped, unlike the mask
+            with pytest.raises(DatasetError, match='20 x 24 .* the picture 40 x 4'):
+                check(runner, 1, resized)
+        else:
             check(runner, 1, resized)
-    else:
-        check(runner, 1, resized)
 
 
 def test_augmented_batches_are_looked_at(tmp_path):

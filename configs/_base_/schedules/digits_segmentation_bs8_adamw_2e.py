@@ -1,0 +1,28 @@
+# 2 short epochs from scratch: 22 minutes of one CPU core.
+_base_ = './adamw.py'
+
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-3, weight_decay=0.05),
+    # How rare ink is, the classifiers learn first; nothing else should wait for that.
+    paramwise_cfg=dict(custom_keys={'conv_seg': dict(lr_mult=5.0)}),
+)
+
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=150),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=1e-5,
+        by_epoch=True,
+        begin=0,
+        end=2,
+        convert_to_iter_based=True,
+    ),
+]
+
+train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+# The learning rate above is for this total batch; tools/train.py scales it to
+# the actual one with --auto-scale-lr.
+auto_scale_lr = dict(base_batch_size=8)
