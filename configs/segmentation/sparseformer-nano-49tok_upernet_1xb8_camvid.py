@@ -1,5 +1,5 @@
 # mmseg's UPerNet on maps from the tokens of a small SparseFormer, from scratch: the
-# head is that of upernet-r18_1xb8_camvid.py.
+# head is that of upernet-r18_1xb8_camvid.py, beside an auxiliary one on a fine map.
 _base_ = [
     '../_base_/models/segmentation_upernet.py',
     '../_base_/datasets/camvid_bs8_480x360.py',
@@ -18,13 +18,19 @@ model = dict(
         roi_init='cell',
         drop_path_rate=0.0,
         map_channels=(48, 64, 96, 128),
+        # Convolutions on each map: what is local is learnt fast from few pictures.
+        map_decoder=dict(type='LocationAwareMaps', num_blocks=1),
     ),
-    decode_head=dict(in_channels=[48, 64, 96, 128], channels=64, num_classes=11),
-    auxiliary_head=None,
+    decode_head=dict(
+        in_channels=[48, 64, 96, 128], channels=64, num_classes=11, dropout_ratio=0.0
+    ),
+    auxiliary_head=dict(
+        in_index=1, in_channels=64, channels=48, num_classes=11, dropout_ratio=0.0
+    ),
 )
 
 # A higher rate than the other small models'.
-optim_wrapper = dict(optimizer=dict(lr=8e-4))
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
 
 default_hooks = dict(
     logger=dict(interval=25), checkpoint=dict(interval=250, max_keep_ckpts=2)
