@@ -283,7 +283,8 @@ class OpenCVReader:
         colors = self._header.colors if self._header is not None else 2
         if colors == 2:
             height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-            if height >= 720:
+            width = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
+            if height >= 720 or width >= 1280:  # of films, bars are cut off
                 warnings.warn(
                     'OpenCV reads the colors of HD videos up to 15 levels off where no '
                     "header of an mp4 tells which they are: for a player's, pip "

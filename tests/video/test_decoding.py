@@ -263,9 +263,10 @@ def test_colors_of_hd_videos(tmp_path, decoder, suffix):
     assert suffix == 'mkv' or read_mp4(path).colors == 1
 
 
-def test_opencv_tells_of_colors_it_cannot_know(tmp_path):
+@pytest.mark.parametrize('size', [(720, 64), (64, 1280)])
+def test_opencv_tells_of_colors_it_cannot_know(tmp_path, size):
     pytest.importorskip('cv2')
-    path = write_clip(tmp_path / 'a.mkv', size=(720, 64), count=1)
+    path = write_clip(tmp_path / 'a.mkv', size=size, count=1)
     with pytest.warns(UserWarning, match='up to 15 levels off'):
         open_video(path, 'opencv').close()
 
