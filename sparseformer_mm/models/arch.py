@@ -26,6 +26,8 @@ And how they are put together:
 - shared_embedding: all tokens start with one embedding and differ by their RoIs.
 - focusing_steps, cortex_steps: what the focusing block and the first cortex block do,
   in order, see :class:`~.blocks.Block`. The other cortex blocks are plain.
+- cortex_looks: so many cortex blocks, counted from the first, take cortex_steps. 1 is
+  the papers'; with more, tokens look again while they reason: tighter boxes.
 - stage_embeddings: a learned vector is added to the tokens before each repeat.
 - transition_norm: a LayerNorm follows the linear layer from d_f to d_c.
 - class_token: one more token, without a RoI, joins behind the first cortex block, and
@@ -120,6 +122,7 @@ ARCHS = dict(
         transition_norm=True,
         focusing_steps=_LOOKING,
         cortex_steps=_LOOKING,
+        cortex_looks=1,
     ),
     small=dict(num_tokens=64, focusing_dims=320, cortex_dims=640),
     base=dict(num_tokens=81, focusing_dims=384, cortex_dims=768, cortex_depth=10),
@@ -152,6 +155,7 @@ _SIZES = (
     'cortex_dims',
     'cortex_depth',
     'feat_channels',
+    'cortex_looks',
 )
 _SWITCHES = (
     'limit_coord_grad',
@@ -224,6 +228,13 @@ def _check(settings: dict):
     for name in ('focusing_steps', 'cortex_steps'):
         settings[name] = _check_steps(name, settings[name])
     _check_heads(settings)
+    looks = settings['cortex_looks']
+    most = 1 if settings['class_token'] else settings['cortex_depth']
+    if looks > most:
+        raise ValueError(
+            f'cortex_looks={looks} exceeds {most}: of {settings["cortex_depth"]} cortex '
+            'blocks all can look; where a class_token joins behind block 0, that one can'
+        )
     if settings['class_token'] and settings['cortex_depth'] < 2:
         raise ValueError(
             f'cortex_depth={settings["cortex_depth"]} leaves no block after the class '

@@ -130,6 +130,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
         check_pretrained(settings.pop('pretrained', None))
         arch = resolve_arch(arch, **settings)
         depth, repeats = arch['cortex_depth'], arch['focusing_repeats']
+        looks = arch['cortex_looks']
         dims, eps = arch['cortex_dims'], arch['norm_eps']
         check_choice('out_type', out_type, ('pooled', 'featmap', 'tokens', 'maps'))
         check_dims(spatial_dims, token_inflation)
@@ -176,7 +177,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             self.transition.append(nn.LayerNorm(dims, eps=eps))
         self.cortex = ModuleList(
             make_block(dims, steps, arch['cortex_activation'])
-            for steps in [arch['cortex_steps']] + [PLAIN] * (depth - 1)
+            for steps in [arch['cortex_steps']] * looks + [PLAIN] * (depth - looks)
         )
         if arch['class_token']:
             self.class_token = Embeddings(1, dims)
@@ -267,7 +268,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
         feature, extents = make_map(self.stem, inputs, valid_shapes)
         batch = inputs.shape[0]
         rates = iter(self.drop_path_rates)
-        stages, block_tokens = [], []
+        stages, block_tokens, block_rois = [], [], []
 
         def run(block: Block, name: str, tokens: Tensor, rois: Tensor):
             args = tokens, rois, feature, next(rates), extents
@@ -293,6 +294,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             tokens, rois = run(block, f'cortex.{i}', tokens, rois)
             joined = i > 0 and self.class_token is not None
             block_tokens.append(tokens[:, 1:] if joined else tokens)
+            block_rois.append(rois.expand(batch, -1, -1))
             if i == 0 and self.class_token is not None:
                 first = self.class_token.weight.to(tokens.dtype).expand(batch, 1, -1)
                 tokens = torch.cat([first, tokens], 1)
@@ -302,10 +304,11 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
         pooled = tokens.mean(1) if self.class_token is None else tokens[:, 0]
         return SparseFormerOutput(
             tokens=normed[last],
-            rois=rois.expand(batch, -1, -1),
+            rois=block_rois[-1],
             image_feature=feature.movedim(feature.dim() - 1, 1),  # ONNX knows no -1
             map_extents=extents,
             block_tokens=tuple(normed[i] for i in self.out_indices),
+            block_rois=tuple(block_rois[i] for i in self.out_indices),
             stages=tuple(stages),
             pooled=self.norm(pooled),
         )

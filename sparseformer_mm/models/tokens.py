@@ -47,6 +47,8 @@ class SparseFormerOutput(NamedTuple):
             image; None where nothing is padded.
         block_tokens: (B, N, d_c) each, after the cortex blocks of ``out_indices``,
             through the final LayerNorm.
+        block_rois: (B, N, 2D) each, the RoIs after these blocks; all are ``rois`` unless
+            later blocks look too (``cortex_looks``).
         stages: a :class:`StageRecord` per sampling stage, in order.
         pooled: (B, d_c), the final LayerNorm of the mean over the last tokens, or of
             the class token where there is one: what classification heads take.
@@ -57,6 +59,7 @@ class SparseFormerOutput(NamedTuple):
     image_feature: Tensor
     map_extents: Optional[Tensor]
     block_tokens: Tuple[Tensor, ...]
+    block_rois: Tuple[Tensor, ...]
     stages: Tuple[StageRecord, ...]
     pooled: Tensor
 

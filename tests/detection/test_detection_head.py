@@ -158,21 +158,25 @@ def test_boxes_start_as_rois_and_scores_at_the_prior(head):
 
 @pytest.mark.parametrize('share', [True, False])
 @pytest.mark.parametrize('refine', [True, False])
-def test_levels(share, refine):
+@pytest.mark.parametrize('looks', [1, 2])
+def test_levels(share, refine, looks):
     options = dict(MODERN, share_predictors=share, refine_boxes=refine)
+    options['backbone'] = dict(arch=dict(ARCH, cortex_looks=looks))
     model = build(**copy.deepcopy(options)).eval()
     head = model.bbox_head
     assert len(head.fc_cls) == len(head.box_refine) == (1 if share else 3)
     outputs = model.backbone(make_batch()[0])
     scores, boxes = head(outputs)
-    reference = outputs.rois[:, :6]
+    assert torch.equal(*outputs.block_rois[:2]) == (looks == 1)
     for level, tokens in enumerate(outputs.block_tokens):
         branch = 0 if share else level
         tokens = tokens[:, :6]
         torch.testing.assert_close(scores[level], head.fc_cls[branch](tokens))
+        reference = outputs.block_rois[level][:, :6]
+        if refine and level:
+            reference = boxes[level - 1]
         box = adjust_rois(reference, head.box_refine[branch](tokens))
         torch.testing.assert_close(boxes[level], box)
-        reference = box if refine else reference
 
 
 @pytest.mark.parametrize('head', [dict(), MODERN], ids=['paper', 'modern'])

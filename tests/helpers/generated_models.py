@@ -14,6 +14,7 @@ SIZES = st.fixed_dictionaries(
         focusing_repeats=st.integers(0, 2),
         cortex_dims=st.sampled_from([8, 16]),
         cortex_depth=st.integers(1, 2),
+        cortex_looks=st.integers(1, 2),
         num_heads=st.sampled_from([1, 2, 4]),
         feat_channels=st.integers(2, 6),
         ffn_ratio=st.sampled_from([0.5, 1, 2.0]),
@@ -70,7 +71,10 @@ def build(arguments: dict, seed: int = 0) -> SparseFormer:
 def models(draw, options=st.one_of(IMAGES, VIDEOS), **fixed):  # noqa: B008 is constant
     """Arguments of a model, and a batch of one to three inputs for it."""
     arguments = dict(draw(options), arch=draw(SIZES), **fixed)
-    arguments['class_token'] &= arguments['arch']['cortex_depth'] > 1
+    sizes = arguments['arch']
+    arguments['class_token'] &= sizes['cortex_depth'] > 1
+    most = 1 if arguments['class_token'] else sizes['cortex_depth']
+    sizes['cortex_looks'] = min(sizes['cortex_looks'], most)
     shape = draw(st.tuples(st.integers(1, 18), st.integers(1, 18)))
     if arguments.get('spatial_dims') == 3:
         shape = (draw(st.integers(1, 4)), *shape)

@@ -231,6 +231,7 @@ def test_parts_combine_with_the_first_papers():
         ('roi_adjust', second['roi_adjust']),
         ('focusing_steps', second['focusing_steps']),
         ('cortex_steps', second['cortex_steps']),
+        ('cortex_looks', 2),
     ):
         images = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
         plain, changed = small_model(), small_model(**{name: value})
@@ -286,6 +287,7 @@ def test_parts_of_the_users_plug_in():
         (dict(head_dims=64, num_heads=4), 'two ways to say one thing'),
         (dict(focusing_steps=['ffn']), "focusing_steps=.*'look' among them"),
         (dict(cortex_steps=['look', 'jump']), 'cortex_steps=.*attention.*position'),
+        (dict(cortex_looks=9), 'cortex_looks=9 exceeds 8'),
         (dict(cortex_activation='relu'), "cortex_activation='relu' .*quick_gelu"),
         (
             dict(sampling=dict(type='SparseSampling', padding='edge')),

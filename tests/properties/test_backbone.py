@@ -184,6 +184,7 @@ WRONG = {
     'num_heads': [*NO_COUNTS, 3],
     'feat_channels': [*NO_COUNTS, 1],
     'focusing_repeats': NO_COUNTS[1:],
+    'cortex_looks': [*NO_COUNTS, 3],
     'ffn_ratio': [0, -1, 'x', math.nan, math.inf, [1], 0.01],
     'spatial_dims': [1, 4, '2', None, 2.5, [2]],
     'token_inflation': [*NO_COUNTS, None, 2],
