@@ -15,6 +15,8 @@ model = dict(
         # One RoI per cell of a grid: a start that small data learns fast from.
         roi_init='cell',
         drop_path_rate=0.0,
+        # Every block looks again at what it is about to box.
+        cortex_looks=4,
         out_indices=(0, 1, 2, 3),
     ),
     bbox_head=dict(
@@ -22,6 +24,8 @@ model = dict(
         embed_dims=192,
         num_queries=64,
         num_levels=4,
+        # A block's box starts from the RoI in which it has just looked.
+        refine_boxes=False,
     ),
     test_cfg=dict(max_per_img=100),
 )

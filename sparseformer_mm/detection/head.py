@@ -55,7 +55,8 @@ class SparseFormerHead(DETRHead):
             than 1 needs as many ``out_indices`` on the backbone.
         share_predictors: all levels use the same layers, or each its own.
         refine_boxes: a level refines the box of the level before (whose gradient is
-            cut) instead of the token's RoI.
+            cut) instead of the RoI that its block left. Where later blocks look too
+            (the backbone's ``cortex_looks``), RoIs are refined without it.
         loss_cls: softmax ``CrossEntropyLoss`` with ``bg_cls_weight``, the weight of
             the no-object class (``class_weight`` if not given), or a sigmoid loss such
             as ``FocalLoss``.
@@ -150,15 +151,15 @@ class SparseFormerHead(DETRHead):
         branches = [0] * len(levels)
         if not self.share_predictors:
             branches = range(self.num_levels - len(levels), self.num_levels)
-        rois = outputs.rois[:, : self.num_queries]
+        all_rois = outputs.block_rois[-len(levels) :]
         all_scores, all_boxes = [], []
-        for tokens, branch in zip(levels, branches):
-            tokens = tokens[:, : self.num_queries]
+        for tokens, rois, branch in zip(levels, all_rois, branches):
+            tokens, rois = tokens[:, : self.num_queries], rois[:, : self.num_queries]
+            if self.refine_boxes and all_boxes:
+                rois = all_boxes[-1].detach()
             boxes = adjust_rois(rois, self.box_refine[branch](tokens))
             all_scores.append(at_least_float32(self.fc_cls[branch](tokens)))
             all_boxes.append(boxes)
-            if self.refine_boxes:
-                rois = boxes.detach()
         return torch.stack(all_scores), torch.stack(all_boxes)
 
     def _levels(self, outputs) -> List[Tensor]:
