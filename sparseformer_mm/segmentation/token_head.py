@@ -1,0 +1,172 @@
+"""An auxiliary loss that asks each token what is in its RoI."""
+
+from typing import Dict, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+from mmseg.utils import SampleList
+from torch import Tensor
+
+from ..models.arguments import check_count
+from ..models.ops import at_least_float32, make_linear, reset_linear
+from ..models.padding import map_extent
+from ..models.rois import init_offsets
+from ..models.tokens import SparseFormerOutput
+
+
+def count_labels(
+    labels: Tensor,
+    rois: Tensor,
+    num_classes: int,
+    grid: int = 16,
+    shares: Optional[Tensor] = None,
+) -> Tensor:
+    """What a grid of points in each RoI lies on.
+
+    Args:
+        labels: (B, H, W), numbers of classes; other numbers count nowhere.
+        rois: (B, N, 4) center and size in units of the image.
+        num_classes: C.
+        grid: points along each side of a RoI, at the centers of equal cells.
+        shares: (B, 2), width and height of each image over those of ``labels``, where
+            these are padded; None is 1.
+
+    Returns:
+        Tensor (B, N, C): how many points lie on each class. Points outside the image
+        are left out.
+    """
+    batch, height, width = labels.shape
+    offsets = init_offsets(grid * grid).to(rois)
+    points = rois[:, :, None, :2] + offsets * rois[:, :, None, 2:]
+    inside = ((points >= 0) & (points < 1)).all(-1)
+    if shares is not None:
+        points = points * shares.to(points)[:, None, None]
+    x, y = points.nan_to_num(0.0).clamp(0, 1).unbind(-1)
+    x = (x * width).long().clamp(max=width - 1)
+    y = (y * height).long().clamp(max=height - 1)
+    seen = labels.flatten(1).gather(1, (y * width + x).flatten(1)).view_as(x)
+    known = inside & (seen >= 0) & (seen < num_classes)
+    counts = F.one_hot(seen.where(known, num_classes), num_classes + 1).sum(2)
+    return counts[..., :num_classes]
+
+
+@MODELS.register_module()
+class TokenLabelHead(BaseModule):
+    """Classifies tokens by the labels in their RoIs: an auxiliary head.
+
+    Not the paper's. Trained on little data without it, tokens of a segmentor die:
+    before they have learnt to say what they see, the loss on pixels has made them the
+    same for every picture. Here each token is asked directly: of its class logits,
+    ``Linear(token)``, the cross-entropy with the shares of the classes in its RoI. Used
+    in training only::
+
+        auxiliary_head=dict(
+            type='sparseformer_mm.segmentation.TokenLabelHead',
+            in_channels=192, num_classes=11)
+
+    Args:
+        in_channels: width of the tokens, the backbone's ``cortex_dims``.
+        num_classes: C.
+        class_weight: of each class, by which its share is multiplied before all are
+            divided by their sum; a small one for a background that is nearly
+            everywhere. None is 1.
+        grid: labels are read at ``grid`` x ``grid`` points of a RoI.
+        ignore_index: a label that counts nowhere, like all that are no class.
+        loss_weight: of the loss.
+
+    Raises:
+        ValueError: for a ``class_weight`` that is not one number of at least 0 for each
+            class, or numbers below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        class_weight: Optional[Sequence[float]] = None,
+        grid: int = 16,
+        ignore_index: int = 255,
+        loss_weight: float = 1.0,
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg)
+        self.in_channels = check_count('in_channels', in_channels)
+        self.num_classes = self.out_channels = check_count('num_classes', num_classes)
+        weights = [1.0] * num_classes if class_weight is None else list(class_weight)
+        if len(weights) != num_classes or min(weights) < 0 or sum(weights) == 0:
+            raise ValueError(
+                f'class_weight={class_weight} must be a number of at least 0 for each '
+                f'of the {num_classes} classes, and not 0 for all'
+            )
+        self.class_weight = weights
+        self.grid = check_count('grid', grid)
+        self.ignore_index = ignore_index
+        self.loss_weight = loss_weight
+        self.align_corners = False  # mmseg reads it of every head
+        self.fc = make_linear(in_channels, num_classes)
+
+    def init_weights(self):
+        reset_linear(self.fc)
+        super().init_weights()  # an init_cfg of its own wins
+
+    def forward(self, inputs: SparseFormerOutput) -> Tensor:
+        """Class logits (B, N, C) of the tokens.
+
+        Raises:
+            TypeError, ValueError: if the backbone gives something else.
+        """
+        if not isinstance(inputs, SparseFormerOutput):
+            raise TypeError(
+                'TokenLabelHead needs the tokens of a SparseFormer backbone, got '
+                f"{type(inputs).__name__}: set out_type='tokens' on the backbone and "
+                'leave out the neck'
+            )
+        width = inputs.tokens.shape[-1]
+        if width != self.in_channels:
+            raise ValueError(
+                f'in_channels={self.in_channels} of TokenLabelHead is not the width of '
+                f"the tokens: set it to the backbone's cortex_dims, {width}"
+            )
+        return at_least_float32(self.fc(inputs.tokens))
+
+    def loss(
+        self, inputs: SparseFormerOutput, batch_data_samples: SampleList, train_cfg=None
+    ) -> Dict[str, Tensor]:
+        """The loss, and how often the likeliest class is the one seen most.
+
+        Args:
+            inputs: the backbone's outputs.
+            batch_data_samples: with ``gt_sem_seg`` (1, H, W) each, all of one size.
+            train_cfg: not used.
+
+        Returns:
+            dict: ``loss_tokens`` and ``acc_tokens``, in percent. Tokens whose RoIs hold
+            no class of a weight above 0 are left out.
+        """
+        logits = self(inputs)
+        labels = torch.cat([x.gt_sem_seg.data for x in batch_data_samples])
+        shares = None
+        if inputs.map_extents is not None:
+            sizes = map_extent(inputs.image_feature.shape[2:], inputs.map_extents)
+            shares = inputs.map_extents / sizes
+        counts = count_labels(
+            labels.where(labels != self.ignore_index, -1),
+            inputs.rois.detach(),
+            self.num_classes,
+            self.grid,
+            shares,
+        )
+        shares = counts * logits.new_tensor(self.class_weight)
+        total = shares.sum(-1, keepdim=True)
+        known = total[..., 0] > 0
+        target = shares / total.where(total > 0, 1)
+        # Softmax over all tokens, not the known ones: no shape depends on the data.
+        losses = -(target * logits.log_softmax(-1)).sum(-1)
+        count = known.sum().clamp(min=1)
+        right = (logits.argmax(-1) == target.argmax(-1)) & known
+        return dict(
+            loss_tokens=self.loss_weight * losses.sum() / count,
+            acc_tokens=100 * right.sum() / count,
+        )

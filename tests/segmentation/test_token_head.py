@@ -1,0 +1,130 @@
+"""The auxiliary head on tokens: what its RoIs hold, its loss, and its errors."""
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
+
+from helpers.segmentor_standin import build, image, sample, tokens_of  # noqa: E402
+from sparseformer_mm.segmentation import TokenLabelHead  # noqa: E402
+from sparseformer_mm.segmentation.token_head import count_labels  # noqa: E402
+
+pytestmark = [pytest.mark.mmseg, pytest.mark.usefixtures('float64')]
+
+AUX = dict(
+    type='sparseformer_mm.segmentation.TokenLabelHead', in_channels=32, num_classes=5
+)
+
+
+def halves(height, width):
+    """Class 1 to the left, class 3 to the right."""
+    labels = torch.ones(1, height, width, dtype=torch.long)
+    labels[..., width // 2 :] = 3
+    return labels
+
+
+def test_counts_are_those_of_the_pixels_in_the_roi():
+    rois = torch.tensor(
+        [[[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.5, 0.2]]]
+    )
+    counts = count_labels(halves(8, 12), rois, 5, grid=4)
+    assert counts.tolist() == [[[0, 8, 0, 8, 0], [0, 16, 0, 0, 0], [0, 8, 0, 8, 0]]]
+
+
+def test_x_is_the_width_and_y_the_height():
+    labels = torch.arange(6).view(1, 2, 3)  # rows of three
+    rois = torch.tensor([[[(i % 3 + 0.5) / 3, (i // 3 + 0.5) / 2, 0.3, 0.4]
+                          for i in range(6)]])  # fmt: skip
+    torch.testing.assert_close(
+        count_labels(labels, rois, 6, grid=3), 9 * torch.eye(6).long()[None]
+    )
+
+
+def test_points_outside_the_image_and_labels_of_no_class_count_nowhere():
+    labels = halves(8, 8)
+    labels[:, :4] = -1
+    rois = torch.tensor([[[0.0, 0.5, 1.0, 1.0], [9.0, 9.0, 1.0, 1.0],
+                          [float('nan'), 0.5, 1.0, 1.0]]])  # fmt: skip
+    assert count_labels(labels, rois, 5, grid=4).tolist() == [
+        [[0, 4, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    ]
+
+
+def test_rois_are_relative_to_the_image_in_a_padded_label():
+    padded = torch.full((1, 16, 24), -1)
+    padded[:, :8, :12] = halves(8, 12)
+    generator = torch.Generator().manual_seed(0)
+    rois = torch.rand(1, 7, 4, generator=generator)
+    shares = torch.tensor([[0.5, 0.5]])
+    counts = count_labels(padded, rois, 5, shares=shares)
+    assert counts.sum() > 0
+    assert torch.equal(counts, count_labels(halves(8, 12), rois, 5))
+
+
+def test_the_loss_is_cross_entropy_with_the_weighted_shares():
+    weights = [1.0, 0.25, 1.0, 1.0, 0.0]
+    model = build(auxiliary_head=dict(AUX, class_weight=weights, loss_weight=0.5))
+    img = image(32, 48)
+    labels = sample(img)
+    labels.gt_sem_seg.data[..., :16] = 255
+    out, head = tokens_of(model, img), model.auxiliary_head
+    losses = head.loss(out, [labels])
+    expected, right, known = 0.0, 0, 0
+    counts = count_labels(labels.gt_sem_seg.data, out.rois, 5)[0]
+    for token, count in zip(out.tokens[0], counts):
+        shares = count * torch.tensor(weights)
+        if shares.sum() == 0:
+            continue
+        logits = head.fc.weight @ token + head.fc.bias
+        target = shares / shares.sum()
+        expected -= (target * logits.log_softmax(0)).sum()
+        right += int(logits.argmax() == target.argmax())
+        known += 1
+    assert known
+    torch.testing.assert_close(losses['loss_tokens'], 0.5 * expected / known)
+    torch.testing.assert_close(
+        losses['acc_tokens'], torch.tensor(100.0 * right / known)
+    )
+
+
+def test_a_segmentor_trains_with_it_and_a_padded_image_has_its_own_loss():
+    model = build(auxiliary_head=AUX)
+    img, labels = image(32, 40), halves(32, 40)[0]
+    alone = model(img[None], [sample(img, labels)], mode='loss')
+    assert {'aux.loss_tokens', 'aux.acc_tokens'} < set(alone)
+    padded = image(48, 64, seed=3)
+    padded[:, :32, :40] = img
+    wide = torch.full((48, 64), 255)
+    wide[:32, :40] = labels
+    padded_sample = sample(padded, wide)
+    padded_sample.set_metainfo(dict(img_shape=(32, 40)))
+    beside = model(padded[None], [padded_sample], mode='loss')
+    torch.testing.assert_close(beside['aux.loss_tokens'], alone['aux.loss_tokens'])
+    sum(x for name, x in alone.items() if 'loss' in name).backward()
+    assert model.auxiliary_head.fc.weight.grad.abs().sum() > 0
+
+
+def test_nothing_known_is_no_loss_and_no_nan():
+    model = build(auxiliary_head=AUX)
+    img = image(32, 32)
+    empty = sample(img, torch.full((32, 32), 255))
+    losses = model.auxiliary_head.loss(model.backbone(img[None]), [empty])
+    assert losses['loss_tokens'] == 0 and losses['acc_tokens'] == 0
+    losses['loss_tokens'].backward()
+    assert all(p.grad.isfinite().all() for p in model.auxiliary_head.parameters())
+
+
+@pytest.mark.parametrize(
+    'weights', [[1.0], [1, 1, 1, 1, -1], [0] * 5, [1] * 6], ids=str
+)
+def test_senseless_weights_are_refused(weights):
+    with pytest.raises(ValueError, match='class_weight'):
+        TokenLabelHead(32, 5, class_weight=weights)
+
+
+def test_other_backbones_and_widths_are_named():
+    head = TokenLabelHead(16, 5)
+    with pytest.raises(TypeError, match="out_type='tokens'"):
+        head([torch.rand(1, 16, 4, 4)])
+    with pytest.raises(ValueError, match='cortex_dims, 32'):
+        head(tokens_of(build(), image(32, 32)))
