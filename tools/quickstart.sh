@@ -11,10 +11,9 @@
 # transformer, makes a SparseFormer of it without labels, and trains the same one with
 # labels in two ways, to compare. The others need the environment of all libraries
 # (tools/setup_env.sh --level full). detection is of boxes by the tokens themselves,
-# instance of boxes and masks by mmdet's Mask R-CNN on maps from the tokens. The
-# segmentor starts from the detector, which is trained first if it is not there. A
-# second run reuses all that is there; after Ctrl-C the same command goes on from the
-# last finished epoch.
+# instance of boxes and masks by mmdet's Mask R-CNN on maps from the tokens. A second
+# run reuses all that is there; after Ctrl-C the same command goes on from the last
+# finished epoch.
 set -euo pipefail
 
 export SPARSEFORMER_CWD=${SPARSEFORMER_CWD:-$PWD}  # what a relative path is seen from
@@ -126,11 +125,6 @@ fi
 export PYTHONWARNINGS="ignore:Fail to import${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 environment_s=$SECONDS
-
-if [ "$task" = segmentation ] && [ ! -f work_dirs/quickstart_detection/epoch_6.pth ]; then
-    step 'the detector that the segmentor starts from'
-    bash tools/quickstart.sh --task detection ${setup[@]+"${setup[@]}"}
-fi
 
 step "data: $data"
 "$python" tools/dataset_converters/make_digits.py "$data" --task "$scenes" \

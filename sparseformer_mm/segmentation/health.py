@@ -61,8 +61,9 @@ class Watch:
                 f'{figures[most]:.1%} of the pixels to class {most} (masks: '
                 f'{shares[most]:.1%}) and {figures[more]:.1%} to class {more} '
                 f'({shares[more]:.1%})',
-                'start from a trained backbone (its init_cfg), a detector of the same '
-                'things being the best; count the common class less (class_weight of '
+                'ask the tokens themselves (auxiliary_head of type sparseformer_mm.'
+                'segmentation.TokenLabelHead); start from a trained backbone (its '
+                'init_cfg); count the common class less (class_weight of '
                 'loss_decode); see that masks belong to their pictures, and give it '
                 'more iterations',
                 lasts='long',

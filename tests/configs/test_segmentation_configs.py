@@ -79,7 +79,6 @@ RECIPES[CITY] = Recipe('tiny', 400, 19, 1, (512, 1024))
 # Small models and their classes.
 SMALL = {
     'sparseformer-nano_1xb8_digits': 11,
-    'sparseformer-nano_fpn_1xb8_digits': 11,
     'sparseformer-nano-49tok_1xb8_camvid': 11,
     'sparseformer-nano-256tok_1xb8_camvid': 11,
     'sparseformer-nano-400tok_1xb8_camvid': 11,

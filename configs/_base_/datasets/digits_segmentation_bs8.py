@@ -28,15 +28,16 @@ enlarge = dict(type='Resize', scale=(256, 256), keep_ratio=True)
 # No flipping: a mirrored digit is another sign, or none.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
     enlarge,
+    # Masks stay in the pictures' own size, which heads compare in: in that of the
+    # enlarged pictures, the losses took a third of the time.
+    dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     enlarge,
-    # The label keeps its size: results are reduced to it.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]

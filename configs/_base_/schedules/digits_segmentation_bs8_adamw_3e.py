@@ -1,7 +1,11 @@
 # 3 short epochs: made for ten minutes on two CPU cores.
 _base_ = './adamw.py'
 
-optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.05))
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-3, weight_decay=0.05),
+    # How rare ink is, the classifier learns first; nothing else should wait for that.
+    paramwise_cfg=dict(custom_keys={'conv_seg': dict(lr_mult=5.0)}),
+)
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
