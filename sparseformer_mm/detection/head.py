@@ -55,8 +55,8 @@ class SparseFormerHead(DETRHead):
             than 1 needs as many ``out_indices`` on the backbone.
         share_predictors: all levels use the same layers, or each its own.
         refine_boxes: a level refines the box of the level before (whose gradient is
-            cut) instead of the RoI that its block left. Where later blocks look too
-            (the backbone's ``cortex_looks``), RoIs are refined without it.
+            cut) instead of the RoI that its block left. To be False where later blocks
+            look too (the backbone's ``cortex_looks``): those refine RoIs themselves.
         loss_cls: softmax ``CrossEntropyLoss`` with ``bg_cls_weight``, the weight of
             the no-object class (``class_weight`` if not given), or a sigmoid loss such
             as ``FocalLoss``.

@@ -232,8 +232,8 @@ def _check(settings: dict):
     most = 1 if settings['class_token'] else settings['cortex_depth']
     if looks > most:
         raise ValueError(
-            f'cortex_looks={looks} exceeds {most}: of {settings["cortex_depth"]} cortex '
-            'blocks all can look; where a class_token joins behind block 0, that one can'
+            f'cortex_looks={looks} exceeds {most}: all cortex blocks can look, but '
+            'only the first where a class_token joins behind it'
         )
     if settings['class_token'] and settings['cortex_depth'] < 2:
         raise ValueError(

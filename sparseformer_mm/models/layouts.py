@@ -169,6 +169,12 @@ def unexpected_keys(state: Mapping, layout: str, prefix: str = '') -> List[str]:
     ]
 
 
+def looking_blocks(state: Mapping) -> int:
+    """How many cortex blocks look at the image, by the names of a state."""
+    pattern = re.compile(r'cortex\.(\d+)\.(sampler|decoder)\.')
+    return len({found[1] for found in map(pattern.match, state) if found})
+
+
 def from_mm(state: Mapping, layout: str) -> Dict[str, Tensor]:
     """Translate this package's names (classifier under ``head.``) to the authors'.
 
@@ -181,6 +187,12 @@ def from_mm(state: Mapping, layout: str) -> Dict[str, Tensor]:
         KeyError: for a parameter that the authors' models do not have.
     """
     is_video = state['latent.token_rois'].shape[-1] == 6
+    looks = looking_blocks(state)
+    if looks > 1:
+        raise KeyError(
+            f'{looks} cortex blocks look at the image (cortex_looks={looks}): the '
+            "authors' models have one"
+        )
     result = {}
     for key, value in state.items():
         name = _rename(key, 'mm', layout)

@@ -20,6 +20,7 @@ from .layouts import (
     are_rois,
     inflate_state,
     is_bootstrapped,
+    looking_blocks,
     to_mm,
     to_openmmlab,
     unexpected_keys,
@@ -131,6 +132,12 @@ def load_into_backbone(model, state_dict: MutableMapping, prefix: str):
     kinds = [_kind(names) for names in (source, own)]
     if source and kinds[0] != kinds[1]:
         problems += '; the checkpoint holds {}, this model is {}'.format(*kinds)
+    looks = [looking_blocks(names) for names in (source, own)]
+    if source and looks[0] != looks[1]:
+        problems += (
+            '; the checkpoint looks in {} cortex blocks, this model in {} '
+            '(cortex_looks)'.format(*looks)
+        )
     if redrawn and not model.allow_reinit:
         problems += '; re-initialising is not allowed here (testing, resuming)'
     if problems and not model.allow_partial_load:

@@ -40,8 +40,8 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
     (https://arxiv.org/abs/2304.03768). A stem makes a feature map; N latent tokens,
     each with a region of interest, sample P points of it per stage: in
     ``focusing_repeats`` runs of one shared block, and once more in the first of
-    ``cortex_depth`` blocks of their own, which run on tokens alone. The same class is
-    the models of "Bootstrapping SparseFormers from Vision Foundation Models"
+    ``cortex_depth`` blocks of their own, which else run on tokens alone. The same class
+    is the models of "Bootstrapping SparseFormers from Vision Foundation Models"
     (https://arxiv.org/abs/2312.01987), and whatever else its settings combine.
 
     Args:
@@ -69,7 +69,8 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
         map_decoder: what restores 'maps' from tokens: 'location_aware'
             (:class:`.LocationAwareMaps`), or dict(type=...).
         out_indices: cortex blocks (negative ones count from the last) whose tokens
-            'tokens' gives as ``block_tokens``, for heads with auxiliary losses.
+            and RoIs 'tokens' gives as ``block_tokens`` and ``block_rois``, for heads
+            with auxiliary losses.
         frozen_stages: -1 trains everything; 0 freezes the stem, 1 also the initial
             tokens, the focusing block and the transition, 1 + k also the first k
             cortex blocks (the class token with the first).
@@ -88,7 +89,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             focusing_repeats, cortex_dims, cortex_depth, num_heads or head_dims,
             feat_channels, ffn_ratio. Parts: stem, decoding, sampling,
             limit_coord_grad, roi_adjust, position. How they are put together:
-            roi_init, shared_embedding, focusing_steps, cortex_steps,
+            roi_init, shared_embedding, focusing_steps, cortex_steps, cortex_looks,
             stage_embeddings, transition_norm, class_token, cortex_activation,
             norm_eps.
 

@@ -15,7 +15,7 @@ class StageRecord(NamedTuple):
     """What one sampling stage looked at.
 
     Attributes:
-        name: 'focusing.0', ..., 'cortex.0'.
+        name: 'focusing.0', ..., 'cortex.0' and on, if later blocks look too.
         rois: (B, N, 2D) center and size used by the stage, in units of the image.
         points: (B, N, P, D) sampling points in units of the image, x first.
         tokens: (B, N, d) after the stage's block, without LayerNorm; d is d_f in
@@ -47,8 +47,8 @@ class SparseFormerOutput(NamedTuple):
             image; None where nothing is padded.
         block_tokens: (B, N, d_c) each, after the cortex blocks of ``out_indices``,
             through the final LayerNorm.
-        block_rois: (B, N, 2D) each, the RoIs after these blocks; all are ``rois`` unless
-            later blocks look too (``cortex_looks``).
+        block_rois: (B, N, 2D) each, the RoIs after these blocks; all are ``rois``
+            unless later blocks look too (``cortex_looks``).
         stages: a :class:`StageRecord` per sampling stage, in order.
         pooled: (B, d_c), the final LayerNorm of the mean over the last tokens, or of
             the class token where there is one: what classification heads take.

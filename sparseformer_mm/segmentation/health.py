@@ -7,6 +7,12 @@ from torch import Tensor, nn
 
 from ..engine.symptoms import Limits, Symptom
 from .labels import heads_of
+from .token_head import TokenLabelHead
+
+_ASK = (
+    'ask the tokens themselves (auxiliary_head of type '
+    'sparseformer_mm.segmentation.TokenLabelHead); '
+)
 
 
 class Watch:
@@ -17,7 +23,13 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module):
-        self.head = next(iter(heads_of(model).values()), None)
+        heads = heads_of(model)
+        self.head = next(iter(heads.values()), None)
+        # Whether tokens could be asked, and are not.
+        tokens = getattr(getattr(model, 'backbone', None), 'out_type', '') == 'tokens'
+        self.mute = tokens and not any(
+            isinstance(head, TokenLabelHead) for head in heads.values()
+        )
         # Heads do not call themselves in training, but this they do.
         self.module: Optional[nn.Module] = getattr(self.head, 'conv_seg', None)
 
@@ -61,8 +73,7 @@ class Watch:
                 f'{figures[most]:.1%} of the pixels to class {most} (masks: '
                 f'{shares[most]:.1%}) and {figures[more]:.1%} to class {more} '
                 f'({shares[more]:.1%})',
-                'ask the tokens themselves (auxiliary_head of type sparseformer_mm.'
-                'segmentation.TokenLabelHead); start from a trained backbone (its '
+                f'{_ASK if self.mute else ""}start from a trained backbone (its '
                 'init_cfg); count the common class less (class_weight of '
                 'loss_decode); see that masks belong to their pictures, and give it '
                 'more iterations',

@@ -99,6 +99,7 @@ class BatchCheck:
         head = next(iter(heads_of(use.model).values()), None)
         self.labels = None if head is None else Labels.of(head)
         self.names, self.split = class_names(dataset), use.split
+        self.pads = getattr(use.model, 'data_preprocessor', None)
         self.seen = torch.zeros(256, dtype=torch.bool)
         # After so many batches, every mask has been seen once or so.
         total = batch_size * dist.get_world_size()
@@ -129,7 +130,18 @@ class BatchCheck:
                 text = unseen_classes(unseen, self.names, 'the first pass of training')
                 yield Problem(text, fatal=False)
 
+    def _is_padded(self, inputs) -> bool:
+        """Whether mmseg's data preprocessor makes these pictures larger."""
+        shapes = {tuple(image.shape[-2:]) for image in inputs}
+        size = getattr(self.pads, 'size', None)
+        if size is not None:
+            sides = size if isinstance(size, (list, tuple)) else (size, size)
+            return any(s < t for shape in shapes for s, t in zip(shape, sides))
+        divisor = getattr(self.pads, 'size_divisor', None) or 1
+        return len(shapes) > 1 or any(s % divisor for s in next(iter(shapes), ()))
+
     def _check_shapes(self, inputs, samples) -> Iterator[Problem]:
+        padded = self.split == 'train' and self._is_padded(inputs)
         for image, sample in zip(inputs, samples):
             if 'gt_sem_seg' not in sample:
                 continue
@@ -140,7 +152,15 @@ class BatchCheck:
             own = self.split != 'train' or (
                 not sample.get('flip') and _same_ratio(size, own_size)
             )
-            if shape != size and not (own and shape == own_size):
+            own = own and shape == own_size
+            if shape != size and own and padded:
+                yield Problem(
+                    f'{sample.get("img_path")} is padded in training, and its mask, '
+                    f'which kept its own size ({shape[1]} x {shape[0]}), by as many '
+                    'pixels: the two no longer lie on each other. Put LoadAnnotations '
+                    'before Resize, or resize to the size of data_preprocessor'
+                )
+            elif shape != size and not own:
                 yield Problem(
                     f'the mask of {sample.get("img_path")} is {shape[1]} x {shape[0]} '
                     f'after the pipeline, the picture {image.shape[-1]} x '

@@ -5,6 +5,8 @@ from mmseg.registry import MODELS
 
 from ..models.padding import PaddingAware, check_backbone
 from .head import LocationAwareHead
+from .labels import heads_of
+from .token_head import TokenLabelHead
 
 
 @MODELS.register_module()
@@ -21,8 +23,9 @@ class SparseFormerSegmentor(PaddingAware, EncoderDecoder):
     Args:
         backbone: a SparseFormer with ``out_type='tokens'``.
         decode_head: usually a :class:`LocationAwareHead`.
-        auxiliary_head: for instance mmseg's ``FCNHead`` on the stem's map, with
-            ``in_index=2`` and ``in_channels`` the backbone's ``feat_channels``.
+        auxiliary_head: a :class:`TokenLabelHead`, or for instance mmseg's ``FCNHead``
+            on the stem's map, with ``in_index=2`` and ``in_channels`` the backbone's
+            ``feat_channels``.
         neck, train_cfg, test_cfg, data_preprocessor, init_cfg: as in mmseg.
 
     Raises:
@@ -44,3 +47,18 @@ class SparseFormerSegmentor(PaddingAware, EncoderDecoder):
                         f'{name}={here} of decode_head must be the {theirs} of the '
                         f'backbone, {there}'
                     )
+        for name, other in heads_of(self).items():
+            if isinstance(other, TokenLabelHead):
+                self._check_token_head(name, other)
+
+    def _check_token_head(self, name: str, head: TokenLabelHead):
+        for setting, here, there in (
+            ('in_channels', head.in_channels, self.backbone.embed_dims),
+            ('num_classes', head.num_classes, max(2, self.decode_head.num_classes)),
+            ('ignore_index', head.ignore_index, self.decode_head.ignore_index),
+        ):
+            if here != there:
+                raise ValueError(
+                    f'{setting}={here} of {name} must be {there}, as in the backbone '
+                    '(cortex_dims) or decode_head'
+                )

@@ -1,9 +1,9 @@
 """An auxiliary loss that asks each token what is in its RoI."""
 
+import math
 from typing import Dict, Optional, Sequence
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..models.arguments import check_count
 from ..models.ops import at_least_float32, make_linear, reset_linear
-from ..models.padding import map_extent
 from ..models.rois import init_offsets
 from ..models.tokens import SparseFormerOutput
 
@@ -48,8 +47,24 @@ def count_labels(
     y = (y * height).long().clamp(max=height - 1)
     seen = labels.flatten(1).gather(1, (y * width + x).flatten(1)).view_as(x)
     known = inside & (seen >= 0) & (seen < num_classes)
-    counts = F.one_hot(seen.where(known, num_classes), num_classes + 1).sum(2)
-    return counts[..., :num_classes]
+    # Class by class: lean, and deterministic on a GPU.
+    seen = seen.where(known, -1)
+    return torch.stack([(seen == k).sum(2) for k in range(num_classes)], -1)
+
+
+def _image_shares(samples: SampleList, like: Tensor) -> Tensor:
+    """(B, 2) width and height of each image over those of its padded label."""
+    shares = []
+    for sample in samples:
+        height, width = sample.gt_sem_seg.data.shape[-2:]
+        if 'padding_size' in sample.metainfo:
+            # mmseg pads a label by as many pixels as its picture, whatever its size.
+            _, right, _, bottom = sample.metainfo['padding_size']
+            shares.append([1 - right / width, 1 - bottom / height])
+        else:
+            rows, columns = sample.metainfo['img_shape'][:2]
+            shares.append([min(1, columns / width), min(1, rows / height)])
+    return like.new_tensor(shares)
 
 
 @MODELS.register_module()
@@ -60,7 +75,7 @@ class TokenLabelHead(BaseModule):
     before they have learnt to say what they see, the loss on pixels has made them the
     same for every picture. Here each token is asked directly: of its class logits,
     ``Linear(token)``, the cross-entropy with the shares of the classes in its RoI. Used
-    in training only::
+    in training only, of a backbone with ``out_type='tokens'``::
 
         auxiliary_head=dict(
             type='sparseformer_mm.segmentation.TokenLabelHead',
@@ -68,17 +83,18 @@ class TokenLabelHead(BaseModule):
 
     Args:
         in_channels: width of the tokens, the backbone's ``cortex_dims``.
-        num_classes: C.
+        num_classes: C, at least 2.
         class_weight: of each class, by which its share is multiplied before all are
             divided by their sum; a small one for a background that is nearly
             everywhere. None is 1.
         grid: labels are read at ``grid`` x ``grid`` points of a RoI.
-        ignore_index: a label that counts nowhere, like all that are no class.
+        ignore_index: a label that counts nowhere, like all that are no class; None for
+            none.
         loss_weight: of the loss.
 
     Raises:
-        ValueError: for a ``class_weight`` that is not one number of at least 0 for each
-            class, or numbers below 1.
+        ValueError, TypeError: for a ``class_weight`` that is not one number of at
+            least 0 for each class, or numbers that are too small.
     """
 
     def __init__(
@@ -87,25 +103,32 @@ class TokenLabelHead(BaseModule):
         num_classes: int,
         class_weight: Optional[Sequence[float]] = None,
         grid: int = 16,
-        ignore_index: int = 255,
+        ignore_index: Optional[int] = 255,
         loss_weight: float = 1.0,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
         self.in_channels = check_count('in_channels', in_channels)
-        self.num_classes = self.out_channels = check_count('num_classes', num_classes)
-        weights = [1.0] * num_classes if class_weight is None else list(class_weight)
-        if len(weights) != num_classes or min(weights) < 0 or sum(weights) == 0:
-            raise ValueError(
-                f'class_weight={class_weight} must be a number of at least 0 for each '
-                f'of the {num_classes} classes, and not 0 for all'
-            )
-        self.class_weight = weights
+        num_classes = check_count('num_classes', num_classes, 2)
+        self.num_classes = self.out_channels = num_classes
+        self.class_weight = self._check_weights(class_weight)
         self.grid = check_count('grid', grid)
         self.ignore_index = ignore_index
         self.loss_weight = loss_weight
         self.align_corners = False  # mmseg reads it of every head
         self.fc = make_linear(in_channels, num_classes)
+
+    def _check_weights(self, weights: Optional[Sequence[float]]) -> Sequence[float]:
+        if weights is None:
+            return [1.0] * self.num_classes
+        good = isinstance(weights, (list, tuple)) and len(weights) == self.num_classes
+        good = good and all(isinstance(w, (int, float)) for w in weights)
+        if not good or not all(0 <= w < math.inf for w in weights) or not any(weights):
+            raise ValueError(
+                f'class_weight={weights} must be a list of a number of at least 0 for '
+                f'each of the {self.num_classes} classes, and not 0 for all'
+            )
+        return weights
 
     def init_weights(self):
         reset_linear(self.fc)
@@ -123,6 +146,11 @@ class TokenLabelHead(BaseModule):
                 f"{type(inputs).__name__}: set out_type='tokens' on the backbone and "
                 'leave out the neck'
             )
+        if inputs.rois.shape[-1] != 4:
+            raise ValueError(
+                'TokenLabelHead is for images, got the tubes of a video: set '
+                'spatial_dims=2 on the backbone'
+            )
         width = inputs.tokens.shape[-1]
         if width != self.in_channels:
             raise ValueError(
@@ -134,7 +162,7 @@ class TokenLabelHead(BaseModule):
     def loss(
         self, inputs: SparseFormerOutput, batch_data_samples: SampleList, train_cfg=None
     ) -> Dict[str, Tensor]:
-        """The loss, and how often the likeliest class is the one seen most.
+        """The loss, and how often the likeliest class has the largest weighted share.
 
         Args:
             inputs: the backbone's outputs.
@@ -147,12 +175,15 @@ class TokenLabelHead(BaseModule):
         """
         logits = self(inputs)
         labels = torch.cat([x.gt_sem_seg.data for x in batch_data_samples])
-        shares = None
+        if self.ignore_index is not None:
+            labels = labels.where(labels != self.ignore_index, -1)
+        shares = (
+            None  # RoIs are relative to the padded batch where extents are not known
+        )
         if inputs.map_extents is not None:
-            sizes = map_extent(inputs.image_feature.shape[2:], inputs.map_extents)
-            shares = inputs.map_extents / sizes
+            shares = _image_shares(batch_data_samples, inputs.rois)
         counts = count_labels(
-            labels.where(labels != self.ignore_index, -1),
+            labels,
             inputs.rois.detach(),
             self.num_classes,
             self.grid,

@@ -43,7 +43,7 @@ class Stage(NamedTuple):
     """A sampling stage on one picture or clip, all windows together.
 
     Attributes:
-        name: 'focusing.0', ..., 'cortex.0'.
+        name: 'focusing.0', ..., 'cortex.0', ...
         rois: (N, 2D) center and size relative to the picture, D = 2, or to the clip,
             D = 3 (x, y, t, w, h, l).
         points: (N, P, D) in the same units, x first.

@@ -172,7 +172,7 @@ class StageStatistics(NamedTuple):
     """One sampling stage of one picture or clip in numbers, in units of it.
 
     Attributes:
-        name: 'focusing.0', ..., 'cortex.0'.
+        name: 'focusing.0', ..., 'cortex.0', ...
         points: how many, of all tokens.
         roi_width, roi_height: mean over the tokens' RoIs.
         roi_length: the same along time; None for pictures.

@@ -5,6 +5,7 @@ import torch
 
 from helpers.small_model import ARCH, small_model
 from sparseformer_mm import SparseFormer
+from sparseformer_mm.models.layouts import from_mm
 
 pytestmark = pytest.mark.usefixtures('float64')
 
@@ -97,3 +98,27 @@ def test_tubes_look_again_too():
 def test_wrong_numbers_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         SparseFormer(dict(ARCH), **wrong)
+
+
+def test_both_ways_between_one_look_and_more_say_which_setting_it_is():
+    for here, there in ((1, 2), (2, 1)):
+        model, other = deep(cortex_looks=here), deep(cortex_looks=there)
+        message = f'the checkpoint looks in {there} cortex blocks, this model in {here}'
+        with pytest.raises(RuntimeError, match=f'{message} .cortex_looks'):
+            model.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize('layout', ['v1', 'v2'])
+def test_the_authors_have_no_name_for_a_second_look(layout):
+    assert from_mm(deep().state_dict(), layout)
+    with pytest.raises(KeyError, match='cortex_looks=2.*the authors'):
+        from_mm(deep(cortex_looks=2).state_dict(), layout)
+
+
+def test_fewer_tokens_run_and_frozen_blocks_stay():
+    model = deep(cortex_looks=2, test_tokens=3, frozen_stages=2).eval()
+    assert model.forward_intermediates(images()).block_rois[1].shape == (2, 3, 4)
+    model.train().forward_intermediates(images()).pooled.sum().backward()
+    learning = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert 'cortex.0.sampler.linear.weight' not in learning
+    assert any(name.startswith('cortex.1.sampler') for name in learning)

@@ -323,6 +323,28 @@ def test_every_batch_is_looked_at(tmp_path, split):
             check(runner, 1, resized)
 
 
+@pytest.mark.parametrize(
+    'pads', [dict(size=(64, 40)), dict(size=48), dict(size_divisor=32)], ids=str
+)
+def test_a_small_mask_that_padding_would_move(tmp_path, pads):
+    """mmseg pads it by as many pixels as the picture."""
+    enlarged = batch(MASK[None], image=(48, 40), ori_shape=(24, 20))
+    for split in ('train', 'val'):
+        hook, runner = CheckDatasetHook(), Runner(make_dataset(tmp_path))
+        runner.model.data_preprocessor = SimpleNamespace(**pads)
+        getattr(hook, f'before_{split}')(runner)
+        check = getattr(hook, f'before_{split}_iter')
+        if split == 'val':  # not padded with its picture
+            check(runner, 0, enlarged)
+            continue
+        with pytest.raises(DatasetError, match='9.jpg is padded in training, and its'):
+            check(runner, 0, enlarged)
+        runner.model.data_preprocessor = SimpleNamespace(size=(48, 40))
+        hook = CheckDatasetHook()
+        hook.before_train(runner)
+        hook.before_train_iter(runner, 0, enlarged)
+
+
 def test_augmented_batches_are_looked_at(tmp_path):
     hook, runner = CheckDatasetHook(), Runner(make_dataset(tmp_path))
     hook.before_test(runner)

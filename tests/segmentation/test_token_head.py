@@ -1,12 +1,18 @@
 """The auxiliary head on tokens: what its RoIs hold, its loss, and its errors."""
 
+import math
+
 import pytest
 import torch
 
 pytest.importorskip('mmseg', reason='needs mmseg: pip install onedl-mmsegmentation')
 
+from mmengine.registry import DefaultScope  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+
 from helpers.segmentor_standin import build, image, sample, tokens_of  # noqa: E402
 from sparseformer_mm.segmentation import TokenLabelHead  # noqa: E402
+from sparseformer_mm.segmentation.health import Watch  # noqa: E402
 from sparseformer_mm.segmentation.token_head import count_labels  # noqa: E402
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.usefixtures('float64')]
@@ -87,21 +93,54 @@ def test_the_loss_is_cross_entropy_with_the_weighted_shares():
     )
 
 
-def test_a_segmentor_trains_with_it_and_a_padded_image_has_its_own_loss():
+@pytest.mark.parametrize('preprocessed', [True, False])
+@pytest.mark.parametrize('reduced', [1, 2])  # masks of half the picture's size
+def test_a_padded_image_has_its_own_loss(preprocessed, reduced):
+    """Sides that are no multiple of the stride, masks in a size of their own."""
+    if reduced > 1 and not preprocessed:
+        pytest.skip('only mmseg pads such masks, and says by how much')
     model = build(auxiliary_head=AUX)
-    img, labels = image(32, 40), halves(32, 40)[0]
+    img, labels = image(34, 42), halves(34 // reduced, 42 // reduced)[0]
+    labels[:5] = 2
     alone = model(img[None], [sample(img, labels)], mode='loss')
     assert {'aux.loss_tokens', 'aux.acc_tokens'} < set(alone)
     padded = image(48, 64, seed=3)
-    padded[:, :32, :40] = img
-    wide = torch.full((48, 64), 255)
-    wide[:32, :40] = labels
+    padded[:, :34, :42] = img
+    wide = torch.full((34 // reduced + 14, 42 // reduced + 22), 255)
+    wide[: 34 // reduced, : 42 // reduced] = labels
     padded_sample = sample(padded, wide)
-    padded_sample.set_metainfo(dict(img_shape=(32, 40)))
+    padded_sample.set_metainfo(dict(img_shape=(34, 42)))
+    if preprocessed:
+        padded_sample.set_metainfo(dict(padding_size=(0, 22, 0, 14)))
     beside = model(padded[None], [padded_sample], mode='loss')
     torch.testing.assert_close(beside['aux.loss_tokens'], alone['aux.loss_tokens'])
-    sum(x for name, x in alone.items() if 'loss' in name).backward()
-    assert model.auxiliary_head.fc.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(beside['aux.acc_tokens'], alone['aux.acc_tokens'])
+
+
+def test_it_learns_as_one_of_several_heads():
+    fcn = dict(
+        type='FCNHead', in_index=2, in_channels=8, channels=4, num_convs=1,
+        concat_input=False, num_classes=5, align_corners=False,
+    )  # fmt: skip
+    model = build(auxiliary_head=[fcn, AUX]).train()
+    img = image(32, 40)
+    losses = model(img[None], [sample(img)], mode='loss')
+    sum(x for name, x in losses.items() if 'loss' in name).backward()
+    assert losses['aux_1.loss_tokens'] > 0
+    assert model.auxiliary_head[1].fc.weight.grad.abs().sum() > 0
+
+
+def test_bfloat16_autocast_gives_a_loss_in_float32():
+    torch.set_default_dtype(torch.float32)
+    model, img = build(auxiliary_head=AUX), image(32, 40)
+    labels = sample(img)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model.auxiliary_head.loss(model.backbone(img[None]), [labels])
+    exact = model.auxiliary_head.loss(model.backbone(img[None]), [labels])
+    assert losses['loss_tokens'].dtype == torch.float32
+    torch.testing.assert_close(
+        losses['loss_tokens'], exact['loss_tokens'], atol=0.05, rtol=0.05
+    )
 
 
 def test_nothing_known_is_no_loss_and_no_nan():
@@ -115,7 +154,9 @@ def test_nothing_known_is_no_loss_and_no_nan():
 
 
 @pytest.mark.parametrize(
-    'weights', [[1.0], [1, 1, 1, 1, -1], [0] * 5, [1] * 6], ids=str
+    'weights',
+    [[1.0], [1, 1, 1, 1, -1], [0] * 5, [1] * 6, 0.5, [1, 1, 1, 1, math.nan], 'abcde'],
+    ids=str,
 )
 def test_senseless_weights_are_refused(weights):
     with pytest.raises(ValueError, match='class_weight'):
@@ -128,3 +169,43 @@ def test_other_backbones_and_widths_are_named():
         head([torch.rand(1, 16, 4, 4)])
     with pytest.raises(ValueError, match='cortex_dims, 32'):
         head(tokens_of(build(), image(32, 32)))
+
+
+def test_a_number_of_classes_that_cannot_be_told_apart_is_refused():
+    with pytest.raises(ValueError, match='num_classes=1 must be an integer of at leas'):
+        TokenLabelHead(32, 1)
+
+
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(in_channels=16), 'in_channels=16 of auxiliary_head must be 32'),
+        (dict(num_classes=4), 'num_classes=4 of auxiliary_head must be 5'),
+        (dict(ignore_index=0), 'ignore_index=0 of auxiliary_head must be 255'),
+    ],
+)
+def test_a_segmentor_whose_parts_do_not_fit_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        build(auxiliary_head=dict(AUX, **wrong))
+
+
+def test_no_label_need_be_ignored():
+    model = build(
+        head=dict(ignore_index=None), auxiliary_head=dict(AUX, ignore_index=None)
+    )
+    img = image(32, 32)
+    losses = model.auxiliary_head.loss(model.backbone(img[None]), [sample(img)])
+    assert losses['loss_tokens'] > 0
+
+
+def test_health_advises_it_only_where_it_can_be_had():
+    assert Watch(build()).mute
+    assert not Watch(build(auxiliary_head=AUX)).mute
+    maps = dict(out_type='maps', map_channels=8)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        fcn = dict(type='FCNHead', in_channels=8, channels=4, num_classes=5, in_index=0)
+        model = MODELS.build(dict(
+            type='EncoderDecoder', decode_head=fcn, test_cfg=dict(mode='whole'),
+            backbone=dict(type='sparseformer_mm.SparseFormer', arch='nano', **maps),
+        ))  # fmt: skip
+    assert not Watch(model).mute
