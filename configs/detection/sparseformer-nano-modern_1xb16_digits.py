@@ -1,5 +1,5 @@
 # A SparseFormer detector small enough to learn scattered digits on a CPU in
-# minutes, from scratch: focal loss, auxiliary losses, refined boxes.
+# minutes, from scratch: focal loss, losses on every block, each of which looks.
 _base_ = [
     '../_base_/models/sparseformer_detection_modern.py',
     '../_base_/datasets/digits_detection_bs16.py',

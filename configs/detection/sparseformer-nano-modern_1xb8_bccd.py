@@ -1,5 +1,5 @@
 # A small SparseFormer detector for BCCD's blood cells, from scratch, with focal
-# loss, auxiliary losses and refined boxes.
+# loss, losses on every block, each of which looks.
 _base_ = [
     '../_base_/models/sparseformer_detection_modern.py',
     '../_base_/datasets/bccd_bs8_320x240.py',
