@@ -9,7 +9,12 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(192, 256)),
     backbone=dict(num_tokens=400),
-    decode_head=dict(channels=64, num_classes=11),
+    decode_head=dict(
+        channels=64,
+        num_classes=11,
+        loss_decode=dict(class_weight=_base_.class_weight),
+    ),
+    auxiliary_head=dict(num_classes=11, class_weight=_base_.class_weight),
 )
 
 default_hooks = dict(

@@ -14,21 +14,12 @@ model = dict(
         embed_dims=96,
         channels=48,
         num_heads=4,
-        # Strokes are as thin as the map's pixels: let its own edges through.
-        residual=True,
         num_classes=11,
         dropout_ratio=0.0,
         # 93 % of the pixels are background.
         loss_decode=dict(class_weight=[0.2] + [1.0] * 10),
     ),
-    # Which digits there are is asked of the tokens themselves; without that they
-    # never learn it from scratch.
-    auxiliary_head=dict(
-        type='sparseformer_mm.segmentation.TokenLabelHead',
-        in_channels=192,
-        num_classes=11,
-        class_weight=[0.1] + [1.0] * 10,
-    ),
+    auxiliary_head=dict(num_classes=11, class_weight=[0.1] + [1.0] * 10),
 )
 
 default_hooks = dict(
