@@ -315,6 +315,9 @@ def test_small_configs(name, quiet):
     model.init_weights()
     if cfg.model.backbone.get('out_type') == 'tokens':
         assert cfg.model.bbox_head.num_queries == cfg.model.backbone.num_tokens
+        if 'modern' in name:  # every block looks, and boxes start from where
+            assert cfg.model.backbone.cortex_looks == cfg.model.bbox_head.num_levels
+            assert not cfg.model.bbox_head.refine_boxes
     data = demo_mm_inputs(2, [[3, 96, 128], [3, 96, 128]], num_classes=classes)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     losses = []

@@ -415,6 +415,9 @@ def test_small_configs(name, quiet):
     assert cfg.model.decode_head.num_classes == classes
     if 'tok_' in name:
         assert f'-{cfg.model.backbone.num_tokens}tok_' in name
+    if cfg.model.backbone.get('out_type') == 'tokens':
+        assert cfg.model.auxiliary_head.type.endswith('.TokenLabelHead')
+        assert cfg.model.decode_head.residual
     length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
     warmup, decay = cfg.param_scheduler
     assert warmup.begin == 0 and decay.end == length
