@@ -21,7 +21,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('quickstart')
     data = folder / 'digits'
     tool('dataset_converters/make_digits', data, '--task', 'classification',
-         '--train', 4000, '--val', 500)  # fmt: skip
+         '--train', 3200, '--val', 500)  # fmt: skip
     options = data_options(data)
     tool('train', CONFIG, '--work-dir', folder / 'work', '--cfg-options',
          f'train_cfg.max_epochs={EPOCHS}', f'train_cfg.val_interval={EPOCHS}',

@@ -19,7 +19,7 @@ EPOCHS = 3
 def test_it_recognises_motions_and_needs_the_order_of_frames(tmp_path):
     data, work = tmp_path / 'digits', tmp_path / 'work'
     tool('dataset_converters/make_digits', data, '--task', 'video',
-         '--train', 1600, '--val', 160)  # fmt: skip
+         '--train', 1280, '--val', 160)  # fmt: skip
     options = data_options(data)
     tool('train', CONFIGS / 'sparseformer-nano_1xb16_digits.py',
          '--work-dir', work, '--cfg-options', f'train_cfg.max_epochs={EPOCHS}',
