@@ -177,18 +177,12 @@ class TokenLabelHead(BaseModule):
         labels = torch.cat([x.gt_sem_seg.data for x in batch_data_samples])
         if self.ignore_index is not None:
             labels = labels.where(labels != self.ignore_index, -1)
-        shares = (
-            None  # RoIs are relative to the padded batch where extents are not known
-        )
+        shares = None
+        # (Where extents are not known, RoIs are relative to the padded batch.)
         if inputs.map_extents is not None:
             shares = _image_shares(batch_data_samples, inputs.rois)
-        counts = count_labels(
-            labels,
-            inputs.rois.detach(),
-            self.num_classes,
-            self.grid,
-            shares,
-        )
+        rois = inputs.rois.detach()
+        counts = count_labels(labels, rois, self.num_classes, self.grid, shares)
         shares = counts * logits.new_tensor(self.class_weight)
         total = shares.sum(-1, keepdim=True)
         known = total[..., 0] > 0
