@@ -28,7 +28,7 @@ def detector(tmp_path):
     model.init_weights()
     for name, param in model.named_parameters():
         if 'token_rois' not in name:
-            torch.nn.init.normal_(param, std=0.15)
+            torch.nn.init.normal_(param, std=0.12)
     file = tmp_path / 'detector.pth'
     meta = dict(dataset_meta=dict(classes=CLASSES))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), file)
