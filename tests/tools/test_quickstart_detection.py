@@ -17,7 +17,7 @@ EPOCHS = 2
 def test_it_finds_digits_that_it_never_saw(tmp_path):
     data, work = tmp_path / 'digits', tmp_path / 'work'
     tool('dataset_converters/make_digits', data, '--task', 'detection',
-         '--train', 1600, '--val', 200)  # fmt: skip
+         '--train', 1280, '--val', 200)  # fmt: skip
     options = data_options(data)
     annotations = data / 'annotations/instances_val.json'
     options += [
