@@ -11,7 +11,8 @@ from PIL import Image
 
 from helpers import toy_classifier, toy_segmentor, toy_video
 from helpers.scripts import load_tool, run_tool
-from sparseformer_mm.host import Host, Normalisation, host_of
+from sparseformer_mm.answers import Normalisation
+from sparseformer_mm.host import Host, host_of
 from sparseformer_mm.models.layouts import from_mm
 from sparseformer_mm.utils.checkpoints import load_model
 from sparseformer_mm.visualization.truth import name_of
@@ -170,7 +171,7 @@ def test_softmax_is_what_others_have():
 
 def test_labels_of_a_clip_with_several(tmp_path):
     """Sigmoids of each class, all those above a half named, best first."""
-    from sparseformer_mm.host import Prediction
+    from sparseformer_mm.answers import Prediction
     from sparseformer_mm.visualization.looks import _class_title
 
     *_, host, model = make(

@@ -13,7 +13,8 @@ from mmpretrain.apis import get_model
 from mmpretrain.models.heads import MultiLabelClsHead
 from torch import nn
 
-from ..host import Drawing, Host, Prediction, steps_of_test, type_name
+from ..answers import Drawing, Prediction
+from ..host import Host, steps_of_test, type_name
 from . import checks
 
 _LOAD = 'LoadImageFromFile'

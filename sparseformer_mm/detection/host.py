@@ -10,7 +10,8 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..host import Drawing, Host, Instances, Prediction
+from ..answers import Drawing, Instances, Prediction
+from ..host import Host
 from ..models.rois import rois_to_corners
 from . import checks
 from .head import SparseFormerHead

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 from torch import Tensor, nn
 
-from ..host import Drawing, Host, Prediction
+from ..answers import Drawing, Prediction
+from ..host import Host
 from . import checks
 from .health import Watch
 

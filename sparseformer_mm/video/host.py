@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from ..host import Drawing, Host, Prediction, steps_of_test
+from ..answers import Drawing, Prediction
+from ..host import Host, steps_of_test
 from . import checks
 from .clips import Clip, find_videos, read_clip
 

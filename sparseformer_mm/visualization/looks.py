@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..host import Host, Instances, Prediction
+from ..answers import Instances, Prediction
+from ..host import Host
 from ..utils.errors import fail
 from .disturb import Disturbed
 from .panels import token_colors
