@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models.ops import at_least_float32, make_linear, no_autocast, reset_linear
 from ..models.rois import adjust_rois
-from ..models.tokens import SparseFormerOutput
+from ..models.tokens import SparseFormerOutput, check_tokens
 
 
 class BoxRefine(nn.Sequential):
@@ -55,8 +55,8 @@ class SparseFormerHead(DETRHead):
             than 1 needs as many ``out_indices`` on the backbone.
         share_predictors: all levels use the same layers, or each its own.
         refine_boxes: a level refines the box of the level before (whose gradient is
-            cut) instead of the RoI that its block left. To be False where later blocks
-            look too (the backbone's ``cortex_looks``): those refine RoIs themselves.
+            cut) instead of the RoI that its block left. Not where later blocks look
+            too (the backbone's ``cortex_looks``): those refine RoIs themselves.
         loss_cls: softmax ``CrossEntropyLoss`` with ``bg_cls_weight``, the weight of
             the no-object class (``class_weight`` if not given), or a sigmoid loss such
             as ``FocalLoss``.
@@ -163,18 +163,8 @@ class SparseFormerHead(DETRHead):
         return torch.stack(all_scores), torch.stack(all_boxes)
 
     def _levels(self, outputs) -> List[Tensor]:
-        if not isinstance(outputs, SparseFormerOutput):
-            raise TypeError(
-                'SparseFormerHead needs the tokens of a SparseFormer backbone, got '
-                f"{type(outputs).__name__}: set out_type='tokens' on the backbone and "
-                'leave out the neck'
-            )
-        num_tokens, width = outputs.tokens.shape[1:]
-        if width != self.embed_dims:
-            raise ValueError(
-                f'embed_dims={self.embed_dims} of the head is not the width of the '
-                f"tokens: set it to the backbone's cortex_dims, {width}"
-            )
+        check_tokens(outputs, 'SparseFormerHead', 'embed_dims', self.embed_dims)
+        num_tokens = outputs.tokens.shape[1]
         if num_tokens < self.num_queries:
             raise ValueError(
                 f'num_queries={self.num_queries} of the head exceeds the '

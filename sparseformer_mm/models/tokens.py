@@ -64,6 +64,33 @@ class SparseFormerOutput(NamedTuple):
     pooled: Tensor
 
 
+def check_tokens(outputs, head: str, setting: str, width: int) -> None:
+    """What a head on tokens gets must be the tokens of a SparseFormer, of its width.
+
+    Args:
+        outputs: of the backbone.
+        head: the head's name, for the messages.
+        setting: its argument that says the width.
+        width: d_c that it was built for.
+
+    Raises:
+        TypeError: for anything but a :class:`SparseFormerOutput`.
+        ValueError: for tokens of another width.
+    """
+    if not isinstance(outputs, SparseFormerOutput):
+        raise TypeError(
+            f'{head} needs the tokens of a SparseFormer backbone, got '
+            f"{type(outputs).__name__}: set out_type='tokens' on the backbone and "
+            'leave out the neck'
+        )
+    actual = outputs.tokens.shape[-1]
+    if actual != width:
+        raise ValueError(
+            f'{setting}={width} of the head is not the width of the tokens: set it to '
+            f"the backbone's cortex_dims, {actual}"
+        )
+
+
 class Embeddings(BaseModule):
     """Learnable vectors, which start truncated normal with deviation 0.02.
 

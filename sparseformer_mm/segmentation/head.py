@@ -13,7 +13,7 @@ from ..engine.problems import DatasetError
 from ..models.location_attention import LocationAwareAttention
 from ..models.ops import make_linear, project, reset_linear
 from ..models.padding import inside_images, repeat_edges
-from ..models.tokens import SparseFormerOutput
+from ..models.tokens import SparseFormerOutput, check_tokens
 from .labels import Labels, check_batch
 
 # Reading labels back from a GPU makes it wait: done for the first batches only.
@@ -137,24 +137,14 @@ class LocationAwareHead(BaseDecodeHead):
         return super().loss_by_feat(seg_logits, batch_data_samples)
 
     def _check_inputs(self, inputs):
-        if not isinstance(inputs, SparseFormerOutput):
-            raise TypeError(
-                'LocationAwareHead needs the tokens of a SparseFormer backbone, got '
-                f"{type(inputs).__name__}: set out_type='tokens' on the backbone and "
-                'leave out the neck'
-            )
+        check_tokens(inputs, 'LocationAwareHead', 'in_channels', self.in_channels)
         if inputs.image_feature.dim() != 4:
             raise ValueError(
                 'LocationAwareHead is for images, got the map of a video, '
                 f'{tuple(inputs.image_feature.shape)}: set spatial_dims=2 on the '
                 'backbone'
             )
-        width, channels = inputs.tokens.shape[-1], inputs.image_feature.shape[1]
-        if width != self.in_channels:
-            raise ValueError(
-                f'in_channels={self.in_channels} of the head is not the width of the '
-                f"tokens: set it to the backbone's cortex_dims, {width}"
-            )
+        channels = inputs.image_feature.shape[1]
         if channels != self.feat_channels:
             raise ValueError(
                 f'feat_channels={self.feat_channels} of the head is not that of the '

@@ -99,7 +99,7 @@ class BatchCheck:
         head = next(iter(heads_of(use.model).values()), None)
         self.labels = None if head is None else Labels.of(head)
         self.names, self.split = class_names(dataset), use.split
-        self.pads = getattr(use.model, 'data_preprocessor', None)
+        self.preprocessor = getattr(use.model, 'data_preprocessor', None)
         self.seen = torch.zeros(256, dtype=torch.bool)
         # After so many batches, every mask has been seen once or so.
         total = batch_size * dist.get_world_size()
@@ -133,11 +133,11 @@ class BatchCheck:
     def _is_padded(self, inputs) -> bool:
         """Whether mmseg's data preprocessor makes these pictures larger."""
         shapes = {tuple(image.shape[-2:]) for image in inputs}
-        size = getattr(self.pads, 'size', None)
+        size = getattr(self.preprocessor, 'size', None)
         if size is not None:
             sides = size if isinstance(size, (list, tuple)) else (size, size)
             return any(s < t for shape in shapes for s, t in zip(shape, sides))
-        divisor = getattr(self.pads, 'size_divisor', None) or 1
+        divisor = getattr(self.preprocessor, 'size_divisor', None) or 1
         return len(shapes) > 1 or any(s % divisor for s in next(iter(shapes), ()))
 
     def _check_shapes(self, inputs, samples) -> Iterator[Problem]:

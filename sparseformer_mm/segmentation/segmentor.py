@@ -5,7 +5,7 @@ from mmseg.registry import MODELS
 
 from ..models.padding import PaddingAware, check_backbone
 from .head import LocationAwareHead
-from .labels import heads_of
+from .labels import Labels, heads_of
 from .token_head import TokenLabelHead
 
 
@@ -52,13 +52,13 @@ class SparseFormerSegmentor(PaddingAware, EncoderDecoder):
                 self._check_token_head(name, other)
 
     def _check_token_head(self, name: str, head: TokenLabelHead):
-        for setting, here, there in (
-            ('in_channels', head.in_channels, self.backbone.embed_dims),
-            ('num_classes', head.num_classes, max(2, self.decode_head.num_classes)),
-            ('ignore_index', head.ignore_index, self.decode_head.ignore_index),
+        labels = Labels.of(self.decode_head)
+        for setting, here, there, source in (
+            ('in_channels', head.in_channels, self.backbone.embed_dims, 'cortex_dims'),
+            ('num_classes', head.num_classes, labels.count, 'decode_head'),
+            ('ignore_index', head.ignore_index, labels.ignore, 'decode_head'),
         ):
             if here != there:
                 raise ValueError(
-                    f'{setting}={here} of {name} must be {there}, as in the backbone '
-                    '(cortex_dims) or decode_head'
+                    f'{setting}={here} of {name} must be {there}, as {source} says'
                 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models.arguments import check_count
 from ..models.ops import at_least_float32, make_linear, reset_linear
 from ..models.rois import init_offsets
-from ..models.tokens import SparseFormerOutput
+from ..models.tokens import SparseFormerOutput, check_tokens
 
 
 def count_labels(
@@ -93,8 +93,8 @@ class TokenLabelHead(BaseModule):
         loss_weight: of the loss.
 
     Raises:
-        ValueError, TypeError: for a ``class_weight`` that is not one number of at
-            least 0 for each class, or numbers that are too small.
+        ValueError: for a ``class_weight`` that is not one number of at least 0 for
+            each class, or numbers that are too small.
     """
 
     def __init__(
@@ -140,22 +140,11 @@ class TokenLabelHead(BaseModule):
         Raises:
             TypeError, ValueError: if the backbone gives something else.
         """
-        if not isinstance(inputs, SparseFormerOutput):
-            raise TypeError(
-                'TokenLabelHead needs the tokens of a SparseFormer backbone, got '
-                f"{type(inputs).__name__}: set out_type='tokens' on the backbone and "
-                'leave out the neck'
-            )
+        check_tokens(inputs, 'TokenLabelHead', 'in_channels', self.in_channels)
         if inputs.rois.shape[-1] != 4:
             raise ValueError(
                 'TokenLabelHead is for images, got the tubes of a video: set '
                 'spatial_dims=2 on the backbone'
-            )
-        width = inputs.tokens.shape[-1]
-        if width != self.in_channels:
-            raise ValueError(
-                f'in_channels={self.in_channels} of TokenLabelHead is not the width of '
-                f"the tokens: set it to the backbone's cortex_dims, {width}"
             )
         return at_least_float32(self.fc(inputs.tokens))
 
