@@ -60,6 +60,13 @@ class SparseFormerDetector(PaddingAware, SingleStageDetector):
                 f'out_indices={indices}: give as many rising ones as levels, for '
                 f'instance out_indices={list(range(depth))[-head.num_levels :]}'
             )
+        looks = backbone.arch['cortex_looks']
+        if head.refine_boxes and looks > 1:
+            raise ValueError(
+                'refine_boxes=True of bbox_head starts from the box of the block '
+                f'before, not from the RoIs that cortex_looks={looks} of the backbone '
+                'moves: set refine_boxes=False, or cortex_looks=1'
+            )
         if indices[-1] != depth - 1:
             raise ValueError(
                 f'out_indices={indices} of the backbone must end with its last '

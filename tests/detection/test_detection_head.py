@@ -157,8 +157,7 @@ def test_boxes_start_as_rois_and_scores_at_the_prior(head):
 
 
 @pytest.mark.parametrize('share', [True, False])
-@pytest.mark.parametrize('refine', [True, False])
-@pytest.mark.parametrize('looks', [1, 2])
+@pytest.mark.parametrize('refine, looks', [(True, 1), (False, 1), (False, 2)])
 def test_levels(share, refine, looks):
     options = dict(MODERN, share_predictors=share, refine_boxes=refine)
     options['backbone'] = dict(arch=dict(ARCH, cortex_looks=looks))
@@ -466,6 +465,10 @@ def broken(**changes):
         (broken(backbone=dict(out_type='pooled')), "needs out_type='tokens'"),
         (broken(bbox_head=dict(num_levels=2)), r'num_levels=2.*out_indices=\[2\]'),
         (broken(backbone=dict(out_indices=(0,))), 'must end with its last block, 2'),
+        (
+            broken(bbox_head=dict(refine_boxes=True), backbone=dict(cortex_looks=2)),
+            'refine_boxes=True .* cortex_looks=2 .* refine_boxes=False',
+        ),
         (
             broken(backbone=dict(out_indices=(1, 2))),
             r'num_levels=1.*out_indices=\[1, 2\]',
