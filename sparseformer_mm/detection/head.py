@@ -14,6 +14,7 @@ from torch import Tensor
 from ..models.ops import at_least_float32, make_linear, no_autocast, reset_linear
 from ..models.rois import adjust_rois
 from ..models.tokens import SparseFormerOutput, check_tokens
+from .map_evidence import MapEvidence
 
 
 class BoxRefine(nn.Sequential):
@@ -57,6 +58,10 @@ class SparseFormerHead(DETRHead):
         refine_boxes: a level refines the box of the level before (whose gradient is
             cut) instead of the RoI that its block left. Not where later blocks look
             too (the backbone's ``cortex_looks``): those refine RoIs themselves.
+        map_evidence: arguments of :class:`.MapEvidence`, at least the backbone's
+            ``feat_channels``, for one level more: it sees what a map restored from
+            the tokens shows in the boxes of the last block, and refines these (whose
+            gradient is cut) with predictors of its own. None for no such level.
         loss_cls: softmax ``CrossEntropyLoss`` with ``bg_cls_weight``, the weight of
             the no-object class (``class_weight`` if not given), or a sigmoid loss such
             as ``FocalLoss``.
@@ -76,6 +81,7 @@ class SparseFormerHead(DETRHead):
         num_levels: int = 1,
         share_predictors: bool = True,
         refine_boxes: bool = False,
+        map_evidence: Optional[dict] = None,
         loss_cls: Optional[dict] = None,
         test_cfg: Optional[dict] = None,
         **kwargs,
@@ -87,6 +93,7 @@ class SparseFormerHead(DETRHead):
         self.num_levels = num_levels
         self.share_predictors = share_predictors
         self.refine_boxes = refine_boxes
+        self._evidence = None if map_evidence is None else dict(map_evidence)
         loss_cls = dict(
             loss_cls or dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1)
         )
@@ -117,6 +124,10 @@ class SparseFormerHead(DETRHead):
 
     def _init_layers(self):
         count = 1 if self.share_predictors else self.num_levels
+        self.map_evidence = None
+        if self._evidence is not None:
+            self.map_evidence = MapEvidence(self.embed_dims, **self._evidence)
+            count += 1
         self.fc_cls = nn.ModuleList(
             make_linear(self.embed_dims, self.cls_out_channels) for _ in range(count)
         )
@@ -141,7 +152,8 @@ class SparseFormerHead(DETRHead):
         Returns:
             tuple: class logits (L, B, num_queries, num_classes, + 1 with softmax) and
             boxes (L, B, num_queries, 4) as x, y, w, h, center and size, in units of
-            the image. L is ``num_levels``, the last block last.
+            the image. L is ``num_levels``, the last block last, and one more with
+            ``map_evidence``.
 
         Raises:
             TypeError, ValueError: if the backbone gives something else, or too few
@@ -157,10 +169,22 @@ class SparseFormerHead(DETRHead):
             tokens, rois = tokens[:, : self.num_queries], rois[:, : self.num_queries]
             if self.refine_boxes and all_boxes:
                 rois = all_boxes[-1].detach()
-            boxes = adjust_rois(rois, self.box_refine[branch](tokens))
-            all_scores.append(at_least_float32(self.fc_cls[branch](tokens)))
+            score, boxes = self._predict_level(tokens, rois, branch)
+            all_scores.append(score)
+            all_boxes.append(boxes)
+        if self.map_evidence is not None:
+            rois = all_boxes[-1].detach()
+            tokens = self.map_evidence(outputs, rois)
+            score, boxes = self._predict_level(tokens, rois, -1)
+            all_scores.append(score)
             all_boxes.append(boxes)
         return torch.stack(all_scores), torch.stack(all_boxes)
+
+    def _predict_level(
+        self, tokens: Tensor, rois: Tensor, branch: int
+    ) -> Tuple[Tensor, Tensor]:
+        boxes = adjust_rois(rois, self.box_refine[branch](tokens))
+        return at_least_float32(self.fc_cls[branch](tokens)), boxes
 
     def _levels(self, outputs) -> List[Tensor]:
         check_tokens(outputs, 'SparseFormerHead', 'embed_dims', self.embed_dims)

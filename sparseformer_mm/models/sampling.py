@@ -163,6 +163,26 @@ def sample_points(feature: Tensor, points: Tensor) -> Tensor:
     return sample_grid(feature, points)
 
 
+def sample_image(feature: Tensor, points: Tensor, extents: Optional[Tensor]) -> Tensor:
+    """Interpolate at points that are relative to the images of a padded batch.
+
+    Args:
+        feature: (B, [T,] H, W, C).
+        points: (B, N, P, D) in units of the image, x first.
+        extents: (B, D) or (1, D), x first: how many pixels of ``feature`` belong to
+            each image, the rest being zero; None if all do.
+
+    Returns:
+        Tensor (B, N, P, C).
+    """
+    batch, num_tokens, num_points, _ = points.shape
+    if extents is not None:
+        share = extents / map_extent(feature.shape[1:-1], extents)
+        points = points * share.to(points)[:, None, None]
+    sampled = sample_points(feature, points.flatten(1, 2))
+    return sampled.reshape(batch, num_tokens, num_points, feature.shape[-1])
+
+
 def clamp_to_pixels(
     points: Tensor, feature: Tensor, extents: Optional[Tensor] = None
 ) -> Tensor:
@@ -341,7 +361,6 @@ class SparseSampling(BaseModule):
             tokens and RoIs are shared.
         """
         points = self.locate(tokens, rois)
-        num_tokens, num_points = points.shape[1:3]
         with no_autocast(tokens):
             # In the first stage all images share their tokens; the limit below is
             # on the gradient of each image's coordinates.
@@ -354,9 +373,4 @@ class SparseSampling(BaseModule):
                 read_at = limit_gradient(read_at, limit)
             if self.padding == 'border':
                 read_at = clamp_to_pixels(read_at, feature, extents)
-            if extents is not None:
-                share = extents / map_extent(feature.shape[1:-1], extents)
-                read_at = read_at * share.to(read_at)[:, None, None]
-            sampled = sample_points(feature, read_at.flatten(1, 2))
-        shape = feature.shape[0], num_tokens, num_points, feature.shape[-1]
-        return sampled.reshape(shape), points
+            return sample_image(feature, read_at, extents), points

@@ -46,10 +46,16 @@ TEXTS['softmax'] = TEXTS['detection'].replace(
     "loss_cls=dict(type='CrossEntropyLoss', bg_cls_weight=.1, class_weight=1.)",
 )
 assert TEXTS['softmax'] != TEXTS['detection']
+TEXTS['evidence'] = TEXTS['detection'].replace(
+    'refine_boxes=True', 'refine_boxes=True, map_evidence=dict(feat_channels=16)'
+)
+assert TEXTS['evidence'] != TEXTS['detection']
 SIZES = dict(
     classification=(32, 40),
     detection=(48, 64),
     softmax=(48, 64),
+    # The map of stride 8 leaves the image.
+    evidence=(44, 60),
     segmentation=(41, 54),
     video=(8, 24, 36),
 )
@@ -57,6 +63,7 @@ LIBRARIES = dict(
     classification='mmpretrain',
     detection='mmdet',
     softmax='mmdet',
+    evidence='mmdet',
     segmentation='mmseg',
     video='mmaction',
 )
@@ -67,7 +74,7 @@ def params(*kinds):
 
 
 TASKS = params('classification', 'detection', 'segmentation', 'video')
-ALL = [*TASKS, *params('softmax')]
+ALL = [*TASKS, *params('softmax', 'evidence')]
 
 
 @pytest.fixture(autouse=True)
@@ -239,8 +246,10 @@ def properties(path: Path) -> dict:
 def test_answers_of_the_library(toy, kind):
     toy = toy(kind)
     out = toy.export()
-    # Sampling is GridSample for pictures (one per stage), gathered rows for clips.
-    assert node_types(out).count('GridSample') == (0 if kind == 'video' else 3)
+    # Sampling is GridSample for pictures (one per stage, and one for the cells of
+    # boxes), gathered rows for clips.
+    samplings = dict(video=0, evidence=4).get(kind, 3)
+    assert node_types(out).count('GridSample') == samplings
     for batch in (1, 3):
         images = preprocess(toy, pictures(kind, batch))
         assert_same(answer(out, images), expected(toy, images))
