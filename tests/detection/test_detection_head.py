@@ -153,6 +153,9 @@ def test_max_per_img():
         assert torch.equal(one.pred_instances.scores, two.pred_instances.scores[:2])
 
 
+HEADS = pytest.mark.parametrize(
+    'head', [dict(), MODERN, EVIDENCE], ids=['paper', 'modern', 'evidence']
+)
 KINDS = pytest.mark.parametrize(
     'head',
     [dict(), MODERN, dict(MODERN, backbone=BOOTSTRAPPED), EVIDENCE],
@@ -293,7 +296,7 @@ def test_gradient_of_a_refined_box_stays_in_its_level():
     assert last[2].weight.grad.any()
 
 
-@pytest.mark.parametrize('head', [dict(), MODERN], ids=['paper', 'modern'])
+@HEADS
 @pytest.mark.parametrize('counts', [(0, 0, 0), (1, 0, 2), (40, 1, 9)])
 def test_any_number_of_objects(head, counts):
     """None at all, one, and more than there are queries (6)."""
@@ -334,7 +337,7 @@ def test_boxes_beyond_the_image_train():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize('head', [dict(), MODERN], ids=['paper', 'modern'])
+@HEADS
 def test_bfloat16(head):
     model = build(**copy.deepcopy(head)).float()
     inputs, samples = make_batch()

@@ -1,6 +1,7 @@
 """The page on the architecture: its diagram against the imports, its numbers."""
 
 import ast
+import functools
 import inspect
 import re
 import xml.etree.ElementTree as ElementTree
@@ -30,6 +31,7 @@ def modules() -> Iterator[Path]:
                 yield path
 
 
+@functools.lru_cache(maxsize=None)
 def imported(path: Path) -> Set[str]:
     """Full names of the modules that a file imports, in functions too."""
     names = set()
