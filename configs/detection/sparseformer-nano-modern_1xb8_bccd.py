@@ -26,6 +26,8 @@ model = dict(
         num_levels=4,
         # A block's box starts from the RoI in which it has just looked.
         refine_boxes=False,
+        # After the last: what a map restored from all tokens shows in the boxes.
+        map_evidence=dict(feat_channels=48),
     ),
     test_cfg=dict(max_per_img=100),
 )
