@@ -43,7 +43,7 @@ OPTIM_WRAPPERS = Registry(
 
 
 def build_part(cfg: dict, **kwargs):
-    """Build a part of a backbone, whatever the default scope of the config is.
+    """Build a part of a backbone or head, whatever the default scope of the config is.
 
     A type without prefix is searched in this package's registry, then in mmengine's.
 
@@ -60,8 +60,8 @@ def build_part(cfg: dict, **kwargs):
     clash = sorted(set(cfg) & set(kwargs))
     if clash:
         raise ValueError(
-            f'{cfg["type"]} gets {", ".join(clash)} from the backbone (feat_channels, '
-            f'num_points and the widths are its arguments): leave them out of {cfg}'
+            f'{cfg["type"]} gets {", ".join(clash)} from the backbone or head '
+            f'that it is part of (as arguments of these): leave them out of {cfg}'
         )
     with MODELS.switch_scope_and_registry('sparseformer_mm') as registry:
         if isinstance(cfg['type'], str) and registry.get(cfg['type']) is None:

@@ -23,6 +23,10 @@ default_hooks = dict(
     convert_checkpoint=dict(type='sparseformer_mm.ConvertCheckpointHook'),
 )
 
+# With several GPUs, batch norms take their statistics from all of them; a batch of
+# one or two images per GPU is too small.
+sync_bn = 'torch'
+
 # Every batch has another size: cuDNN's search would never end.
 env_cfg = dict(cudnn_benchmark=False)
 

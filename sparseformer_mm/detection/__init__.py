@@ -3,5 +3,11 @@
 from .data_preprocessor import DetDataPreprocessor
 from .detector import SparseFormerDetector
 from .head import SparseFormerHead
+from .map_evidence import MapEvidence
 
-__all__ = ['DetDataPreprocessor', 'SparseFormerDetector', 'SparseFormerHead']
+__all__ = [
+    'DetDataPreprocessor',
+    'MapEvidence',
+    'SparseFormerDetector',
+    'SparseFormerHead',
+]

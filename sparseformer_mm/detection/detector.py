@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from ..models import SparseFormer
 from ..models.padding import PaddingAware, check_backbone
 from .head import SparseFormerHead
+from .map_evidence import MapEvidence
 
 
 @MODELS.register_module()
@@ -67,18 +68,9 @@ class SparseFormerDetector(PaddingAware, SingleStageDetector):
                 f'before, not from the RoIs that cortex_looks={looks} of the backbone '
                 'moves: set refine_boxes=False, or cortex_looks=1'
             )
-        evidence = head.map_evidence
-        if evidence is not None:
+        if isinstance(head.map_evidence, MapEvidence):
             stem = backbone.stem
-            for name, given, actual in (
-                ('feat_channels', evidence.feat_channels, stem.out_channels),
-                ('in_stride', evidence.in_stride, stem.stride),
-            ):
-                if given != actual:
-                    raise ValueError(
-                        f'{name}={given} of map_evidence in bbox_head is not that of '
-                        f"the backbone's stem: set it to {actual}"
-                    )
+            head.map_evidence.check_stem(stem.out_channels, stem.stride)
         if indices[-1] != depth - 1:
             raise ValueError(
                 f'out_indices={indices} of the backbone must end with its last '

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..models.ops import at_least_float32, make_linear, no_autocast, reset_linear
 from ..models.rois import adjust_rois
 from ..models.tokens import SparseFormerOutput, check_tokens
+from ..registry import build_part
 from .map_evidence import MapEvidence
 
 
@@ -59,7 +60,7 @@ class SparseFormerHead(DETRHead):
             cut) instead of the RoI that its block left. Not where later blocks look
             too (the backbone's ``cortex_looks``): those refine RoIs themselves.
         map_evidence: arguments of :class:`.MapEvidence`, at least the backbone's
-            ``feat_channels``, for one level more: it sees what a map restored from
+            ``feat_channels``, for one level more: it reads what a map restored from
             the tokens shows in the boxes of the last block, and refines these (whose
             gradient is cut) with predictors of its own. None for no such level.
         loss_cls: softmax ``CrossEntropyLoss`` with ``bg_cls_weight``, the weight of
@@ -93,7 +94,12 @@ class SparseFormerHead(DETRHead):
         self.num_levels = num_levels
         self.share_predictors = share_predictors
         self.refine_boxes = refine_boxes
-        self._evidence = None if map_evidence is None else dict(map_evidence)
+        if map_evidence is not None and not isinstance(map_evidence, dict):
+            raise ValueError(
+                f'map_evidence={map_evidence!r} must be a dict with at least the '
+                'feat_channels of the backbone: map_evidence=dict(feat_channels=96)'
+            )
+        self._evidence_cfg = map_evidence
         loss_cls = dict(
             loss_cls or dict(type='CrossEntropyLoss', bg_cls_weight=0.1, class_weight=1)
         )
@@ -124,19 +130,35 @@ class SparseFormerHead(DETRHead):
 
     def _init_layers(self):
         count = 1 if self.share_predictors else self.num_levels
-        self.map_evidence = None
-        if self._evidence is not None:
-            self.map_evidence = MapEvidence(self.embed_dims, **self._evidence)
-            count += 1
+        dims = self.embed_dims
         self.fc_cls = nn.ModuleList(
-            make_linear(self.embed_dims, self.cls_out_channels) for _ in range(count)
+            make_linear(dims, self.cls_out_channels) for _ in range(count)
         )
-        self.box_refine = nn.ModuleList(
-            BoxRefine(self.embed_dims) for _ in range(count)
-        )
+        self.box_refine = nn.ModuleList(BoxRefine(dims) for _ in range(count))
+        self.map_evidence = None
+        if self._evidence_cfg is not None:
+            self.map_evidence = self._build_evidence(self._evidence_cfg)
+            self.map_cls = make_linear(dims, self.cls_out_channels)
+            self.map_refine = BoxRefine(dims)
+
+    def _build_evidence(self, cfg: dict) -> nn.Module:
+        cfg = {'type': MapEvidence.__name__, **cfg}
+        if cfg['type'] == MapEvidence.__name__ and 'feat_channels' not in cfg:
+            raise ValueError(
+                f'map_evidence={self._evidence_cfg} needs the feat_channels of the '
+                "backbone: feat_channels=96, or what the backbone's arch has"
+            )
+        return build_part(cfg, token_dims=self.embed_dims)
+
+    def _predictors(self) -> List[Tuple[nn.Module, nn.Module]]:
+        """(classifier, box refinement) of the blocks, and of the map."""
+        pairs = list(zip(self.fc_cls, self.box_refine))
+        if self.map_evidence is not None:
+            pairs.append((self.map_cls, self.map_refine))
+        return pairs
 
     def init_weights(self):
-        for classify, refine in zip(self.fc_cls, self.box_refine):
+        for classify, refine in self._predictors():
             reset_linear(classify)
             if self.loss_cls.use_sigmoid:
                 nn.init.constant_(classify.bias, bias_init_with_prob(0.01))
@@ -169,22 +191,14 @@ class SparseFormerHead(DETRHead):
             tokens, rois = tokens[:, : self.num_queries], rois[:, : self.num_queries]
             if self.refine_boxes and all_boxes:
                 rois = all_boxes[-1].detach()
-            score, boxes = self._predict_level(tokens, rois, branch)
-            all_scores.append(score)
-            all_boxes.append(boxes)
+            all_boxes.append(adjust_rois(rois, self.box_refine[branch](tokens)))
+            all_scores.append(at_least_float32(self.fc_cls[branch](tokens)))
         if self.map_evidence is not None:
             rois = all_boxes[-1].detach()
             tokens = self.map_evidence(outputs, rois)
-            score, boxes = self._predict_level(tokens, rois, -1)
-            all_scores.append(score)
-            all_boxes.append(boxes)
+            all_boxes.append(adjust_rois(rois, self.map_refine(tokens)))
+            all_scores.append(at_least_float32(self.map_cls(tokens)))
         return torch.stack(all_scores), torch.stack(all_boxes)
-
-    def _predict_level(
-        self, tokens: Tensor, rois: Tensor, branch: int
-    ) -> Tuple[Tensor, Tensor]:
-        boxes = adjust_rois(rois, self.box_refine[branch](tokens))
-        return at_least_float32(self.fc_cls[branch](tokens)), boxes
 
     def _levels(self, outputs) -> List[Tensor]:
         check_tokens(outputs, 'SparseFormerHead', 'embed_dims', self.embed_dims)

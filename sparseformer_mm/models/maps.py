@@ -1,10 +1,11 @@
 """From latent tokens to maps of several strides, as dense models of any library take.
 
-A module that restores maps is built as ``(feat_channels, token_dims, in_stride,
-strides, channels)`` from the backbone and called with its :class:`.SparseFormerOutput`;
-it returns a map (B, channels[l], ceil(H / strides[l]), ceil(W / strides[l])) for each
-stride. Another one is written by registering a class of that form with
-:data:`sparseformer_mm.registry.MODELS` and naming it in ``map_decoder=dict(type=...)``.
+A module that restores maps, of a backbone or in a head, is built as ``(feat_channels,
+token_dims, in_stride, strides, channels)`` and called with the backbone's
+:class:`.SparseFormerOutput`; it returns a map (B, channels[l], ceil(H / strides[l]),
+ceil(W / strides[l])) for each stride. Another one is written by registering a class of
+that form with :data:`sparseformer_mm.registry.MODELS` and naming it in
+``map_decoder=dict(type=...)``.
 """
 
 from typing import List, Optional, Sequence, Tuple, Union
@@ -42,6 +43,25 @@ def mean_pixels(x: Tensor, size: int, inside: Optional[Tensor] = None) -> Tensor
     return means
 
 
+def _norm_inside(norm: nn.Module, x: Tensor, inside: Optional[Tensor]) -> Tensor:
+    """Batch norm whose statistics are of the images' pixels, not of the padding.
+
+    Args:
+        norm: a batch norm, synchronized between processes or not.
+        x: (B, C, H, W).
+        inside: (B, 1, H, W), which pixels belong to the images; all if None.
+
+    Returns:
+        Tensor (B, C, H, W); what it says of the padding means nothing.
+    """
+    if inside is None or not norm.training:  # then each pixel is by itself
+        return norm(x)
+    pixels = x.movedim(1, -1)[inside[:, 0]]
+    normed = norm(pixels.t()[None, :, :, None])[0, :, :, 0].t()
+    filled = x.movedim(1, -1).masked_scatter(inside.movedim(1, -1), normed)
+    return filled.movedim(-1, 1)
+
+
 class _ResidualBlock(BaseModule):
     """Two 3x3 convolutions with batch norm beside the identity, which it starts as.
 
@@ -70,10 +90,10 @@ class _ResidualBlock(BaseModule):
         super().init_weights()
 
     def forward(self, x: Tensor, inside: Optional[Tensor] = None) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(_norm_inside(self.norm1, self.conv1(x), inside))
         if inside is not None:  # a convolution pads with zeros, here too
             y = y * inside
-        x = x + self.norm2(self.conv2(y))
+        x = x + _norm_inside(self.norm2, self.conv2(y), inside)
         return x if inside is None else x * inside
 
 
@@ -121,6 +141,7 @@ class _Level(BaseModule):
     def forward(self, feature, tokens, rois, extents, fine, whole_pixels):
         """(B, h, w, C), (B, C', H, W) of the finer map -> (B, channels, h, w)."""
         x = self.attention(feature, tokens, rois, extents)
+        fine = fine.to(self.local.weight.dtype)  # the stem's map is never half
         local = F.gelu(self.local(fine)).permute(0, 2, 3, 1)
         x = x + project(local, self.mix).to(x.dtype)
         x = self.norm(x).permute(0, 3, 1, 2)

@@ -311,7 +311,7 @@ def test_preprocessing_inside(toy, kind):
     assert_same(answer(out, pixels), expected(toy, preprocess(toy, pixels)))
 
 
-@pytest.mark.parametrize('kind', TASKS)
+@pytest.mark.parametrize('kind', [*TASKS, *params('evidence')])
 def test_old_opsets_gather_rows(toy, kind):
     toy = toy(kind)
     # The two that have no GridSample differ in nothing that these models use.

@@ -180,12 +180,14 @@ def test_padding_does_not_exist(head):
             torch.testing.assert_close(other.bboxes, own.pred_instances.bboxes)
             torch.testing.assert_close(other.scores, own.pred_instances.scores)
             assert torch.equal(other.labels, own.pred_instances.labels)
-    losses = [
-        model(batch, samples, mode='loss')
-        for batch in (inputs, make_batch((91, 70), -2.0)[0])
-    ]
-    for name, value in losses[0].items():
-        torch.testing.assert_close(losses[1][name], value)
+    for training in (False, True):
+        model.train(training)
+        losses = [
+            model(batch, samples, mode='loss')
+            for batch in (inputs, make_batch((91, 70), -2.0)[0])
+        ]
+        for name, value in losses[0].items():
+            torch.testing.assert_close(losses[1][name], value)
 
 
 # -------------------------------------------------------------- what it learns

@@ -37,7 +37,7 @@ def build_with(head=EVIDENCE, **numbers):
 @pytest.mark.parametrize('stride', [4, 8])
 def test_cells_are_those_of_roi_align(stride):
     """Inside the image and beyond it, where zeros are, of images of three sizes."""
-    model = build_with(stride=stride, margin=1.5)
+    model = build_with(stride=stride, enlarge=1.5)
     evidence = model.bbox_head.map_evidence
     outputs = model.backbone(make_batch()[0], valid_shapes=SHAPES)
     generator = torch.Generator().manual_seed(2)
@@ -98,9 +98,9 @@ def test_one_level_more(share, refine, looks):
     for more, fewer in zip((scores, boxes), plain.bbox_head(outputs)):
         assert len(more) == 4 and torch.equal(more[:3], fewer)
     tokens = head.map_evidence(outputs, boxes[2])
-    assert len(head.fc_cls) == len(head.box_refine) == (2 if share else 4)
-    torch.testing.assert_close(scores[3], head.fc_cls[-1](tokens))
-    moved = adjust_rois(boxes[2], head.box_refine[-1](tokens))
+    assert len(head.fc_cls) == len(head.box_refine) == (1 if share else 3)
+    torch.testing.assert_close(scores[3], head.map_cls(tokens))
+    moved = adjust_rois(boxes[2], head.map_refine(tokens))
     torch.testing.assert_close(boxes[3], moved)
     # Detections are the last level's, also where the earlier ones are left out.
     samples[0].set_metainfo(dict(img_shape=(60, 64)))
@@ -133,7 +133,7 @@ def test_its_gradient_goes_into_tokens_and_map_but_not_into_boxes():
     rois = outputs.block_rois[-1].detach().requires_grad_()
     tokens = outputs.tokens.detach().requires_grad_()
     feature = outputs.image_feature.detach().requires_grad_()
-    head.fc_cls[-1](
+    head.map_cls(
         head.map_evidence(
             outputs._replace(tokens=tokens, image_feature=feature), rois[:, :6]
         )
@@ -150,8 +150,10 @@ def test_its_gradient_goes_into_tokens_and_map_but_not_into_boxes():
         (dict(feat_channels=96), 'feat_channels=96 of map_evidence.*stem: set it to 8'),
         (dict(in_stride=2), 'in_stride=2 of map_evidence .* set it to 4'),
         (dict(stride=6), 'stride=6 .* multiple of in_stride=4'),
-        (dict(margin=0), 'margin=0 .* above 0'),
-        (dict(cells=0), 'cells=0'),
+        (dict(enlarge='1.2'), "map_evidence.enlarge='1.2' must be positive"),
+        (dict(cells=0), 'map_evidence.cells=0'),
+        (dict(stride=0), 'map_evidence.stride=0'),
+        (dict(token_dims=24), 'MapEvidence gets token_dims from the backbone or head'),
         (dict(map_decoder='nearest'), "map_decoder='nearest' is unknown"),
     ],
 )
@@ -162,7 +164,60 @@ def test_numbers_that_do_not_fit(changes, message):
         MODELS.build(config)
 
 
+@pytest.mark.parametrize('given', [True, 'tokens', 8, {}, dict(cells=3)])
+def test_the_least_it_needs(given):
+    config = broken(head=copy.deepcopy(EVIDENCE))
+    config.bbox_head.pop('map_evidence')
+    config.bbox_head.map_evidence = given
+    with pytest.raises(ValueError, match='feat_channels of the backbone: .*=96'):
+        MODELS.build(config)
+
+
+class Unmoved(torch.nn.Module):
+    def __init__(self, token_dims, sign):
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, outputs, boxes):
+        return self.sign * outputs.tokens[:, : boxes.shape[1]]
+
+
+def test_another_module_takes_its_place():
+    options = copy.deepcopy(EVIDENCE)
+    options['map_evidence'] = dict(type=Unmoved, sign=-1)
+    model = build(**options).eval()
+    outputs = model.backbone(make_batch()[0])
+    scores, _ = model.bbox_head(outputs)
+    expected = model.bbox_head.map_cls(-outputs.tokens[:, :6])
+    torch.testing.assert_close(scores[3], expected)
+
+
+def test_any_number_of_tokens_runs():
+    options = copy.deepcopy(EVIDENCE)
+    options['backbone'].update(train_tokens=[6, 7, 9], test_tokens=7)
+    model = build(**options).eval()
+    inputs, samples = make_batch()
+    outputs = model.backbone(inputs)
+    assert outputs.tokens.shape[1] == 7
+    scores, _ = model.bbox_head(outputs)
+    # A model of these tokens alone says the same.
+    model.backbone.test_tokens = None
+    other = model.bbox_head(model.backbone(inputs))[0]
+    assert other.shape == scores.shape and not torch.allclose(other, scores)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_a_half_model_reads_where_float32_does(dtype):
+    model = build_with().float()
+    expected = model(make_batch()[0].float(), mode='tensor')
+    model.to(dtype)
+    found = model(make_batch()[0].to(dtype), mode='tensor')
+    for name, one, two in zip(('scores', 'boxes'), found, expected):
+        assert one.dtype == torch.float32, name
+        torch.testing.assert_close(one, two, rtol=0.1, atol=0.2)
+
+
 def test_alone_it_says_what_it_needs():
     outputs = build(**copy.deepcopy(MODERN)).backbone(make_batch()[0])
     with pytest.raises(ValueError, match='feat_channels=96 .* set it to 8'):
-        MapEvidence(24)(outputs, outputs.rois)
+        MapEvidence(24, 96)(outputs, outputs.rois)

@@ -187,6 +187,32 @@ def test_padding_does_not_exist(make):
 
 
 @pytest.mark.usefixtures('float64')
+def test_batch_norms_learn_from_images_alone():
+    """In training, maps and what batch norms keep are the same on any canvas."""
+    results = []
+    for height, width in ((48, 64), (90, 100)):
+        model = with_blocks().train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.normal_(
+                    module.weight, generator=torch.Generator().manual_seed(3)
+                )
+        batch = torch.full((3, 3, height, width), 9.0)
+        for index, shape in enumerate(SHAPES):
+            image = make_image(*shape, seed=index)[0]
+            batch[index, :, : shape[0], : shape[1]] = image
+        maps = model(batch, valid_shapes=SHAPES)
+        sum(m.square().sum() for m in maps).backward()
+        inside = [m[:, :, : -(-48 // s), : -(-64 // s)] for m, s in zip(maps, STRIDES)]
+        grads = [p.grad for p in model.parameters()]
+        results.append([*inside, *model.buffers(), *grads])
+    kept = torch.cat([b.flatten() for b in with_blocks().buffers()])
+    assert not torch.allclose(kept, torch.cat([b.flatten() for b in model.buffers()]))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('make', [make_model, with_blocks])
 def test_every_parameter_learns_from_the_coarsest_map(make):
     """Necks leave out fine maps; distributed training wants every gradient."""
