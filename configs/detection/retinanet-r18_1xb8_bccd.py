@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/detection_retinanet.py',
     '../_base_/datasets/bccd_bs8_320x240.py',
-    '../_base_/schedules/bccd_bs8_adamw_120e.py',
+    '../_base_/schedules/bccd_bs8_adamw_40e.py',
     '../_base_/detection_runtime.py',
 ]
 
