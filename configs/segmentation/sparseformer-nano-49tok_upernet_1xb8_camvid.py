@@ -1,5 +1,6 @@
 # mmseg's UPerNet on maps from the tokens of a small SparseFormer, from scratch: the
-# head is that of upernet-r18_1xb8_camvid.py, beside an auxiliary one on a fine map.
+# head is that of upernet-r18_1xb8_camvid.py, beside an auxiliary one on a fine map and
+# one that asks the tokens.
 _base_ = [
     '../_base_/models/segmentation_upernet.py',
     '../_base_/datasets/camvid_bs8_480x360.py',
@@ -22,11 +23,37 @@ model = dict(
         map_decoder=dict(type='LocationAwareMaps', num_blocks=1),
     ),
     decode_head=dict(
-        in_channels=[48, 64, 96, 128], channels=64, num_classes=11, dropout_ratio=0.0
+        in_channels=[48, 64, 96, 128],
+        channels=64,
+        num_classes=11,
+        dropout_ratio=0.0,
+        loss_decode=dict(class_weight=_base_.class_weight),
     ),
-    auxiliary_head=dict(
-        in_index=1, in_channels=64, channels=48, num_classes=11, dropout_ratio=0.0
-    ),
+    auxiliary_head=[
+        dict(
+            type='FCNHead',
+            in_index=1,
+            in_channels=64,
+            channels=48,
+            num_convs=1,
+            concat_input=False,
+            num_classes=11,
+            dropout_ratio=0.0,
+            align_corners=False,
+            norm_cfg=dict(type='BN', requires_grad=True),
+            loss_decode=dict(
+                type='CrossEntropyLoss',
+                loss_weight=0.4,
+                class_weight=_base_.class_weight,
+            ),
+        ),
+        dict(
+            type='sparseformer_mm.segmentation.TokenLabelHead',
+            in_channels=192,
+            num_classes=11,
+            class_weight=_base_.class_weight,
+        ),
+    ],
 )
 
 # A higher rate than the other small models'.

@@ -26,9 +26,15 @@ from .blocks import Block
 from .elastic import ElasticTokens
 from .gradient_limit import TellsLossScale
 from .loading import load_into_backbone
-from .ops import make_linear, project
+from .ops import is_tracing, make_linear, project
 from .padding import make_map, noted_shapes
-from .tokens import Embeddings, LatentTokens, SparseFormerOutput, StageRecord
+from .tokens import (
+    Embeddings,
+    LatentTokens,
+    SparseFormerOutput,
+    StageRecord,
+    leave_outputs,
+)
 
 
 @MMENGINE_MODELS.register_module()
@@ -231,8 +237,12 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             return outputs
         if self.out_type == 'maps':
             if self.with_cp and torch.is_grad_enabled():
-                return checkpoint(self.map_decoder, outputs, use_reentrant=False)
-            return self.map_decoder(outputs)
+                maps = checkpoint(self.map_decoder, outputs, use_reentrant=False)
+            else:
+                maps = self.map_decoder(outputs)
+            if self.training and not is_tracing():
+                leave_outputs(maps, outputs)
+            return maps
         pooled = outputs.pooled
         if self.out_type == 'featmap':
             pooled = pooled[(...,) + (None,) * self.spatial_dims]

@@ -1,6 +1,6 @@
 """The latent tokens a model starts with, and the tuples it gives them back in."""
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -62,6 +62,21 @@ class SparseFormerOutput(NamedTuple):
     block_rois: Tuple[Tensor, ...]
     stages: Tuple[StageRecord, ...]
     pooled: Tensor
+
+
+def leave_outputs(maps: Sequence[Tensor], outputs: SparseFormerOutput) -> None:
+    """Leave what maps were restored from on the first of them.
+
+    Models hand their heads nothing but the backbone's maps; in training one of the
+    heads may have to ask the tokens (:func:`outputs_of`).
+    """
+    maps[0].restored_from = outputs
+
+
+def outputs_of(inputs):
+    """What the maps were restored from that a head gets, or else what it gets."""
+    first = inputs[0] if isinstance(inputs, (list, tuple)) and len(inputs) else None
+    return getattr(first, 'restored_from', inputs)
 
 
 def check_tokens(outputs, head: str, setting: str, width: int) -> None:

@@ -26,8 +26,10 @@ class Watch:
         heads = heads_of(model)
         self.head = next(iter(heads.values()), None)
         # Whether tokens could be asked, and are not.
-        tokens = getattr(getattr(model, 'backbone', None), 'out_type', '') == 'tokens'
-        self.mute = tokens and not any(
+        gives = getattr(getattr(model, 'backbone', None), 'out_type', '')
+        neck = getattr(model, 'neck', None) is not None
+        askable = gives == 'tokens' or (gives == 'maps' and not neck)
+        self.mute = askable and not any(
             isinstance(head, TokenLabelHead) for head in heads.values()
         )
         # Heads do not call themselves in training, but this they do.

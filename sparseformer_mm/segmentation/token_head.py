@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models.arguments import check_count
 from ..models.ops import at_least_float32, make_linear, reset_linear
 from ..models.rois import init_offsets
-from ..models.tokens import SparseFormerOutput, check_tokens
+from ..models.tokens import SparseFormerOutput, check_tokens, outputs_of
 
 
 def count_labels(
@@ -75,7 +75,7 @@ class TokenLabelHead(BaseModule):
     before they have learnt to say what they see, the loss on pixels has made them the
     same for every picture. Here each token is asked directly: of its class logits,
     ``Linear(token)``, the cross-entropy with the shares of the classes in its RoI. Used
-    in training only, of a backbone with ``out_type='tokens'``::
+    in training only, of a backbone with ``out_type='tokens'``, or 'maps' and no neck::
 
         auxiliary_head=dict(
             type='sparseformer_mm.segmentation.TokenLabelHead',
@@ -140,6 +140,7 @@ class TokenLabelHead(BaseModule):
         Raises:
             TypeError, ValueError: if the backbone gives something else.
         """
+        inputs = outputs_of(inputs)
         check_tokens(inputs, 'TokenLabelHead', 'in_channels', self.in_channels)
         if inputs.rois.shape[-1] != 4:
             raise ValueError(
@@ -154,7 +155,7 @@ class TokenLabelHead(BaseModule):
         """The loss, and how often the likeliest class has the largest weighted share.
 
         Args:
-            inputs: the backbone's outputs.
+            inputs: the backbone's outputs, or maps that it restored in training.
             batch_data_samples: with ``gt_sem_seg`` (1, H, W) each, all of one size.
             train_cfg: not used.
 
@@ -162,6 +163,7 @@ class TokenLabelHead(BaseModule):
             dict: ``loss_tokens`` and ``acc_tokens``, in percent. Tokens whose RoIs hold
             no class of a weight above 0 are left out.
         """
+        inputs = outputs_of(inputs)
         logits = self(inputs)
         labels = torch.cat([x.gt_sem_seg.data for x in batch_data_samples])
         if self.ignore_index is not None:

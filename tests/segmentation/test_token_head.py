@@ -202,11 +202,50 @@ def test_no_label_need_be_ignored():
 def test_health_advises_it_only_where_it_can_be_had():
     assert Watch(build()).mute
     assert not Watch(build(auxiliary_head=AUX)).mute
+    assert Watch(on_maps()).mute
+    assert not Watch(on_maps(AUX_OF_MAPS)).mute
+    fpn = dict(type='FPN', in_channels=[8] * 4, out_channels=8, num_outs=4)
+    assert not Watch(on_maps(neck=fpn)).mute
+
+
+AUX_OF_MAPS = dict(AUX, in_channels=192)
+
+
+def on_maps(*auxiliary, **parts):
+    """mmseg's own segmentor with a head on restored maps, and auxiliary heads."""
     maps = dict(out_type='maps', map_channels=8)
+    fcn = dict(type='FCNHead', in_channels=8, channels=4, num_classes=5, in_index=0)
+    if auxiliary:
+        parts['auxiliary_head'] = list(auxiliary)
     with DefaultScope.overwrite_default_scope('mmseg'):
-        fcn = dict(type='FCNHead', in_channels=8, channels=4, num_classes=5, in_index=0)
-        model = MODELS.build(dict(
+        model = dict(
             type='EncoderDecoder', decode_head=fcn, test_cfg=dict(mode='whole'),
             backbone=dict(type='sparseformer_mm.SparseFormer', arch='nano', **maps),
-        ))  # fmt: skip
-    assert not Watch(model).mute
+            **parts,
+        )  # fmt: skip
+        return MODELS.build(model)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_tokens_behind_maps_are_asked_too(with_cp):
+    model = on_maps(AUX_OF_MAPS).train()
+    model.backbone.with_cp = with_cp
+    img = image(32, 40)
+    (head,) = model.auxiliary_head
+    losses = model(img[None], [sample(img)], mode='loss')
+    seen = model.backbone.forward_intermediates(img[None])
+    expected = head.loss(seen, [sample(img)])
+    torch.testing.assert_close(losses['aux_0.loss_tokens'], expected['loss_tokens'])
+    losses['aux_0.loss_tokens'].backward()
+    assert model.backbone.latent.token_embeddings.grad.abs().max() > 0
+    # Maps themselves, and what they hold for prediction, are as without it.
+    maps = model.eval().backbone(img[None])
+    assert isinstance(maps, tuple) and not hasattr(maps[0], 'restored_from')
+
+
+def test_tokens_behind_a_neck_cannot_be_asked():
+    fpn = dict(type='FPN', in_channels=[8] * 4, out_channels=8, num_outs=4)
+    model = on_maps(AUX_OF_MAPS, neck=fpn).train()
+    img = image(32, 40)
+    with pytest.raises(TypeError, match='leave out the neck'):
+        model(img[None], [sample(img)], mode='loss')
