@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/sparseformer_detection_modern.py',
     '../_base_/datasets/digits_detection_bs16.py',
-    '../_base_/schedules/digits_detection_bs16_adamw_6e.py',
+    '../_base_/schedules/digits_detection_bs16_adamw_5e.py',
     '../_base_/detection_runtime.py',
 ]
 
