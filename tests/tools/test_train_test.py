@@ -1,6 +1,7 @@
 """tools/train.py and tools/test.py."""
 
 import json
+import os
 import pickle
 import re
 import sys
@@ -296,3 +297,44 @@ def test_tta_and_pictures(inside):
     metrics = json.loads((folder / 'metrics.json').read_text())
     assert 0 <= metrics['accuracy/top1'] <= 100
     assert 'without --tta' in fail(TEST, 'toy.py', CHECKPOINT, '--tta', '--show')
+
+
+STAT = """cpu  900 0 100 8000 100 0 0 0 0 0
+cpu0 {} 0 50 4000 50 0 0 5 0 0
+cpu1 400 0 50 {} 50 0 0 0 0 0
+cpu2 {} 0 0 0 0 0 0 0 0 0
+intr 1 2 3
+"""
+
+
+def test_busy_cores_are_counted_from_the_kernel():
+    before = STAT.format(500, 4000, 0)
+    # Four ticks of work on the first, five of idling on the second.
+    after = STAT.format(504, 4005, 5)
+    assert TRAIN.busy_cores(before, after, [0, 1]) == 1
+    assert TRAIN.busy_cores(before, after, [1]) == 0
+    assert TRAIN.busy_cores(before, after, [0, 1, 2]) == 2
+    half = STAT.format(502, 4002, 0).replace('4000 50 0 0 5', '4001 51 0 0 5')
+    assert TRAIN.busy_cores(before, half, [0]) == 0.5
+    assert TRAIN.busy_cores(before, before, [0, 1]) == 0  # no time has passed
+    assert TRAIN.busy_cores('', after, [0, 7]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='Linux only')
+@pytest.mark.parametrize(
+    'busy, user, expected',
+    [
+        (1.0, {}, '1000'),
+        (0.2, {}, None),
+        (2.0, dict(GOMP_SPINCOUNT='7'), '7'),
+        (2.0, dict(OMP_WAIT_POLICY='active'), None),
+    ],
+)
+def test_threads_wait_without_spinning_where_others_work(
+    busy, user, expected, monkeypatch
+):
+    environment = dict(user)
+    monkeypatch.setattr(TRAIN.os, 'environ', environment)
+    monkeypatch.setattr(TRAIN, 'busy_cores', lambda *states: busy)
+    TRAIN.share_cores()
+    assert environment.get('GOMP_SPINCOUNT') == expected
