@@ -26,7 +26,7 @@ from .blocks import Block
 from .elastic import ElasticTokens
 from .gradient_limit import TellsLossScale
 from .loading import load_into_backbone
-from .ops import is_tracing, make_linear, project
+from .ops import make_linear, project
 from .padding import make_map, noted_shapes
 from .tokens import (
     Embeddings,
@@ -240,7 +240,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
                 maps = checkpoint(self.map_decoder, outputs, use_reentrant=False)
             else:
                 maps = self.map_decoder(outputs)
-            if self.training and not is_tracing():
+            if self.training:
                 leave_outputs(maps, outputs)
             return maps
         pooled = outputs.pooled

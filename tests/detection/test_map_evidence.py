@@ -208,6 +208,8 @@ def test_any_number_of_tokens_runs():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_a_half_model_reads_where_float32_does(dtype):
+    if dtype == torch.float16 and torch.__version__ < '2.4':
+        pytest.skip('this torch has no float16 on a CPU')
     model = build_with().float()
     expected = model(make_batch()[0].float(), mode='tensor')
     model.to(dtype)
