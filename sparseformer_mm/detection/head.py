@@ -143,7 +143,9 @@ class SparseFormerHead(DETRHead):
 
     def _build_evidence(self, cfg: dict) -> nn.Module:
         cfg = {'type': MapEvidence.__name__, **cfg}
-        if cfg['type'] == MapEvidence.__name__ and 'feat_channels' not in cfg:
+        if cfg['type'] in (MapEvidence, MapEvidence.__name__) and (
+            'feat_channels' not in cfg
+        ):
             raise ValueError(
                 f'map_evidence={self._evidence_cfg} needs the feat_channels of the '
                 "backbone: feat_channels=96, or what the backbone's arch has"

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as nn_module
+from torch.nn.modules.batchnorm import _BatchNorm
 
 FAST_OPS = True
 TRACE_GATHER = False
@@ -227,6 +228,28 @@ def project_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     if is_plain(layer):
         return linear(x, layer.weight, layer.bias, gelu=True)
     return layer(F.gelu(x))
+
+
+@contextlib.contextmanager
+def batch_norms_keep_nothing(module: nn.Module):
+    """Batch norms inside normalize as ever but keep no statistics of what they see.
+
+    For a forward pass that is made again in the backward pass.
+    """
+    norms = [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None
+    ]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """The SparseFormer backbone (paper, section 3; Table 1)."""
 
+import contextlib
 from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -26,7 +27,7 @@ from .blocks import Block
 from .elastic import ElasticTokens
 from .gradient_limit import TellsLossScale
 from .loading import load_into_backbone
-from .ops import make_linear, project
+from .ops import batch_norms_keep_nothing, make_linear, project
 from .padding import make_map, noted_shapes
 from .tokens import (
     Embeddings,
@@ -81,8 +82,9 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             tokens, the focusing block and the transition, 1 + k also the first k
             cortex blocks (the class token with the first).
         with_cp: recompute blocks in the backward pass to save memory.
-        norm_eval: keep batch norms of a custom stem in evaluation mode (the built-in
-            stems have none).
+        norm_eval: keep batch norms of a custom stem and of what restores maps in
+            evaluation mode (the built-in stems have none; a decoder's, untrained, then
+            never learn their statistics).
         allow_partial_load: load a checkpoint that lacks tensors of this model with
             a warning instead of an error.
         train_tokens: each batch in training runs with a number of tokens drawn from
@@ -237,11 +239,18 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             return outputs
         if self.out_type == 'maps':
             if self.with_cp and torch.is_grad_enabled():
-                maps = checkpoint(self.map_decoder, outputs, use_reentrant=False)
+                maps = checkpoint(
+                    self.map_decoder,
+                    outputs,
+                    use_reentrant=False,
+                    context_fn=lambda: (
+                        contextlib.nullcontext(),
+                        batch_norms_keep_nothing(self.map_decoder),
+                    ),
+                )
             else:
                 maps = self.map_decoder(outputs)
-            if self.training:
-                leave_outputs(maps, outputs)
+            leave_outputs(maps, outputs)
             return maps
         pooled = outputs.pooled
         if self.out_type == 'featmap':

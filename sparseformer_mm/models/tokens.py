@@ -67,10 +67,11 @@ class SparseFormerOutput(NamedTuple):
 def leave_outputs(maps: Sequence[Tensor], outputs: SparseFormerOutput) -> None:
     """Leave what maps were restored from on the first of them.
 
-    Models hand their heads nothing but the backbone's maps; in training one of the
-    heads may have to ask the tokens (:func:`outputs_of`).
+    Models hand their heads nothing but the backbone's maps; one of the heads may have
+    to ask the tokens (:func:`outputs_of`). What stages looked at is not kept.
     """
-    maps[0].restored_from = outputs
+    if maps[0] is not outputs.image_feature:  # it would keep itself alive
+        maps[0].restored_from = outputs._replace(stages=())
 
 
 def outputs_of(inputs):
@@ -96,7 +97,8 @@ def check_tokens(outputs, head: str, setting: str, width: int) -> None:
         raise TypeError(
             f'{head} needs the tokens of a SparseFormer backbone, got '
             f"{type(outputs).__name__}: set out_type='tokens' on the backbone and "
-            'leave out the neck'
+            'leave out the neck (maps tell a TokenLabelHead their tokens only if no '
+            'neck or wrapper makes other tensors of them)'
         )
     actual = outputs.tokens.shape[-1]
     if actual != width:

@@ -23,6 +23,7 @@ from ..engine.problems import (
 )
 from ..engine.sizes import Size, check_sizes, size_as_loaded
 from .labels import BatchCheck, Labels, heads_of
+from .token_head import TokenLabelHead
 
 _KEYS = ('img_path', 'seg_map_path')
 
@@ -64,11 +65,24 @@ def check_dataset(dataset, use: Use) -> Iterator[Problem]:
     yield from check_sizes(sizes, load_photo, source)
     if heads:
         labels = Labels.of(next(iter(heads.values())))
+        yield from check_token_heads(heads, labels)
     elif classes is not None:
         labels = Labels(len(classes), getattr(dataset, 'ignore_index', 255))
     else:
         return
     yield from check_masks(dataset, use, load_mask, labels)
+
+
+def check_token_heads(heads, labels: Labels) -> Iterator[Problem]:
+    """Heads that ask tokens for other classes than the one that answers learns."""
+    for name, head in heads.items():
+        if isinstance(head, TokenLabelHead) and Labels.of(head) != labels:
+            yield Problem(
+                f'{name} asks tokens for {head.num_classes} classes and leaves out the '
+                f'label {head.ignore_index}, the head that answers has {labels.count} '
+                f'and leaves out {labels.ignore}: set num_classes and ignore_index of '
+                f'{name} to the latter'
+            )
 
 
 def check_left_out(dataset) -> Iterator[Problem]:

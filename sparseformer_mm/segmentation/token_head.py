@@ -155,7 +155,7 @@ class TokenLabelHead(BaseModule):
         """The loss, and how often the likeliest class has the largest weighted share.
 
         Args:
-            inputs: the backbone's outputs, or maps that it restored in training.
+            inputs: the backbone's outputs, or maps that it restored.
             batch_data_samples: with ``gt_sem_seg`` (1, H, W) each, all of one size.
             train_cfg: not used.
 

@@ -12,6 +12,7 @@ from mmcv.ops import RoIAlign  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 
 from helpers.small_detector import (  # noqa: E402
+    ARCH,
     EVIDENCE,
     MODERN,
     SHAPES,
@@ -21,6 +22,7 @@ from helpers.small_detector import (  # noqa: E402
     make_config,
 )
 from sparseformer_mm.detection.map_evidence import MapEvidence  # noqa: E402
+from sparseformer_mm.models.elastic import coverage_order  # noqa: E402
 from sparseformer_mm.models.rois import adjust_rois, rois_to_corners  # noqa: E402
 
 pytestmark = [pytest.mark.mmdet, pytest.mark.usefixtures('float64')]
@@ -193,30 +195,48 @@ def test_another_module_takes_its_place():
 
 
 def test_any_number_of_tokens_runs():
+    """With fewer, it is the detector of these tokens alone; training takes any."""
     options = copy.deepcopy(EVIDENCE)
     options['backbone'].update(train_tokens=[6, 7, 9], test_tokens=7)
-    model = build(**options).eval()
+    model = build(**copy.deepcopy(options)).eval()
+    options['backbone'].pop('train_tokens')
+    options['backbone'].update(test_tokens=None, arch=dict(ARCH, num_tokens=7))
+    options['backbone']['arch']['cortex_looks'] = 3
+    alone = build(**options).eval()
+    weights = model.state_dict()
+    running = sorted(coverage_order(9)[:7])
+    for name in ('token_embeddings', 'token_rois'):
+        name = f'backbone.latent.{name}'
+        weights[name] = weights[name][running]
+    alone.load_state_dict(weights)
     inputs, samples = make_batch()
-    outputs = model.backbone(inputs)
-    assert outputs.tokens.shape[1] == 7
-    scores, _ = model.bbox_head(outputs)
-    # A model of these tokens alone says the same.
-    model.backbone.test_tokens = None
-    other = model.bbox_head(model.backbone(inputs))[0]
-    assert other.shape == scores.shape and not torch.allclose(other, scores)
+    for one, other in zip(model(inputs, mode='tensor'), alone(inputs, mode='tensor')):
+        torch.testing.assert_close(one, other)
+    for _ in range(4):
+        model.train()
+        sum(model(inputs, samples, mode='loss').values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_a_half_model_reads_where_float32_does(dtype):
     if dtype == torch.float16 and torch.__version__ < '2.4':
         pytest.skip('this torch has no float16 on a CPU')
-    model = build_with().float()
-    expected = model(make_batch()[0].float(), mode='tensor')
-    model.to(dtype)
-    found = model(make_batch()[0].to(dtype), mode='tensor')
-    for name, one, two in zip(('scores', 'boxes'), found, expected):
-        assert one.dtype == torch.float32, name
-        torch.testing.assert_close(one, two, rtol=0.1, atol=0.2)
+    model = build_with(stride=4).to(dtype)
+    evidence = model.bbox_head.map_evidence
+    # A long map, on which coordinates in half precision are some pixels off.
+    outputs = model.backbone(torch.randn(1, 3, 8, 4096, dtype=dtype))
+    boxes = torch.rand(1, 50, 4, dtype=torch.float32) * torch.tensor([1, 1, 0.01, 1])
+    cells = evidence.read_cells(outputs, boxes)
+    (restored,) = evidence.map_decoder(outputs)
+    whole = dict(outputs=outputs, boxes=boxes.double())
+    evidence.map_decoder.forward = lambda outputs: (restored.double(),)
+    expected = evidence.read_cells(**whole)
+    assert cells.dtype == torch.float32
+    torch.testing.assert_close(cells.double(), expected, rtol=0, atol=1e-3)
+    scores, boxes = model.bbox_head(outputs)
+    assert scores.dtype == boxes.dtype == torch.float32
+    assert scores.isfinite().all() and boxes.isfinite().all()
 
 
 def test_alone_it_says_what_it_needs():

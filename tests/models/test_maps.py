@@ -232,6 +232,17 @@ def test_checkpointing_recomputes_the_same():
         torch.testing.assert_close(grad, grads[1][name], msg=name)
 
 
+def test_checkpointing_shows_batch_norms_a_batch_once():
+    kept = []
+    for with_cp in (False, True):
+        model = make_model(with_cp=with_cp, map_decoder=BLOCKS).train()
+        sum(m.square().sum() for m in model(make_image(batch=2))).backward()
+        kept.append(dict(model.named_buffers()))
+    assert any(name.endswith('running_var') for name in kept[0])
+    for name, value in kept[0].items():
+        torch.testing.assert_close(value, kept[1][name], msg=name)
+
+
 def test_frozen_stages_leave_the_decoder():
     model = make_model(frozen_stages=3).train()
     model(make_image())[-1].square().sum().backward()

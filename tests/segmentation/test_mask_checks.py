@@ -19,6 +19,7 @@ from helpers.problems import assert_said  # noqa: E402
 from sparseformer_mm.engine import CheckDatasetHook, check_dataset  # noqa: E402
 from sparseformer_mm.engine.problems import DatasetError, Use  # noqa: E402
 from sparseformer_mm.segmentation import checks  # noqa: E402
+from sparseformer_mm.segmentation.token_head import TokenLabelHead  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 
@@ -178,6 +179,18 @@ def test_classes_and_ignored_label_of_the_head(tmp_path):
     use = Use('train', make_model(num_classes=5))
     said = 'num_classes=5 of decode_head', "the 2 classes 'ground', 'thing'"
     assert_said(checks.check_dataset(dataset, use), True, *said)
+
+
+@pytest.mark.parametrize('wrong', [dict(num_classes=3), dict(ignore_index=None)])
+def test_tokens_are_asked_for_the_classes_of_the_head(wrong, tmp_path):
+    model = make_model()
+    right = dict(in_channels=4, num_classes=2)
+    model.auxiliary_head = torch.nn.ModuleList([TokenLabelHead(**right)])
+    dataset = make_dataset(tmp_path)
+    assert list(checks.check_dataset(dataset, Use('train', model))) == []
+    model.auxiliary_head[0] = TokenLabelHead(**{**right, **wrong})
+    said = 'auxiliary_head[0] asks tokens for', 'the head that answers has 2'
+    assert_said(checks.check_dataset(dataset, Use('train', model)), True, *said)
 
 
 def test_one_output_is_two_classes(tmp_path):

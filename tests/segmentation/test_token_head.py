@@ -238,9 +238,11 @@ def test_tokens_behind_maps_are_asked_too(with_cp):
     torch.testing.assert_close(losses['aux_0.loss_tokens'], expected['loss_tokens'])
     losses['aux_0.loss_tokens'].backward()
     assert model.backbone.latent.token_embeddings.grad.abs().max() > 0
-    # Maps themselves, and what they hold for prediction, are as without it.
-    maps = model.eval().backbone(img[None])
-    assert isinstance(maps, tuple) and not hasattr(maps[0], 'restored_from')
+    # As with tokens, the loss can be had in evaluation mode too.
+    later = model.eval()(img[None], [sample(img)], mode='loss')
+    seen = model.backbone.forward_intermediates(img[None])
+    expected = head.loss(seen, [sample(img)])
+    torch.testing.assert_close(later['aux_0.loss_tokens'], expected['loss_tokens'])
 
 
 def test_tokens_behind_a_neck_cannot_be_asked():

@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py."""
 
+import ast
 import json
 import os
 import pickle
@@ -307,6 +308,13 @@ intr 1 2 3
 """
 
 
+def test_how_threads_wait_is_said_before_torch_is_there():
+    source = (ROOT / 'tools/train.py').read_text('utf-8')
+    parts = [ast.unparse(node) for node in ast.parse(source).body]
+    said = parts.index("if __name__ == '__main__':\n    share_cores()")
+    assert said < parts.index('import torch')
+
+
 def test_busy_cores_are_counted_from_the_kernel():
     before = STAT.format(500, 4000, 0)
     # Four ticks of work on the first, five of idling on the second.
@@ -326,6 +334,10 @@ def test_busy_cores_are_counted_from_the_kernel():
     [
         (1.0, {}, '1000'),
         (0.2, {}, None),
+        # Three cores and one busy: two threads have two for themselves.
+        (1.0, dict(OMP_NUM_THREADS='2'), None),
+        (2.0, dict(OMP_NUM_THREADS='2'), '1000'),
+        (2.0, dict(OMP_NUM_THREADS='two'), None),
         (2.0, dict(GOMP_SPINCOUNT='7'), '7'),
         (2.0, dict(OMP_WAIT_POLICY='active'), None),
     ],
@@ -335,6 +347,7 @@ def test_threads_wait_without_spinning_where_others_work(
 ):
     environment = dict(user)
     monkeypatch.setattr(TRAIN.os, 'environ', environment)
+    monkeypatch.setattr(TRAIN.os, 'sched_getaffinity', lambda pid: {0, 1, 5})
     monkeypatch.setattr(TRAIN, 'busy_cores', lambda *states: busy)
     TRAIN.share_cores()
     assert environment.get('GOMP_SPINCOUNT') == expected
