@@ -1,6 +1,6 @@
 # mmseg's UPerNet on maps from the tokens of a small SparseFormer, from scratch: the
-# head is that of upernet-r18_1xb8_camvid.py, beside an auxiliary one on a fine map and
-# one that asks the tokens.
+# head is that of upernet-r18_1xb8_camvid.py, with rare classes counted more, beside an
+# auxiliary one on a fine map and one that asks the tokens.
 _base_ = [
     '../_base_/models/segmentation_upernet.py',
     '../_base_/datasets/camvid_bs8_480x360.py',
