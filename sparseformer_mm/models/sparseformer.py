@@ -27,7 +27,7 @@ from .blocks import Block
 from .elastic import ElasticTokens
 from .gradient_limit import TellsLossScale
 from .loading import load_into_backbone
-from .ops import batch_norms_keep_nothing, make_linear, project
+from .ops import batch_norms_keep_nothing, is_tracing, make_linear, project
 from .padding import make_map, noted_shapes
 from .tokens import (
     Embeddings,
@@ -250,7 +250,8 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
                 )
             else:
                 maps = self.map_decoder(outputs)
-            leave_outputs(maps, outputs)
+            if not is_tracing():  # compilers do not let such things out
+                leave_outputs(maps, outputs)
             return maps
         pooled = outputs.pooled
         if self.out_type == 'featmap':

@@ -98,7 +98,7 @@ def check_tokens(outputs, head: str, setting: str, width: int) -> None:
             f'{head} needs the tokens of a SparseFormer backbone, got '
             f"{type(outputs).__name__}: set out_type='tokens' on the backbone and "
             'leave out the neck (maps tell a TokenLabelHead their tokens only if no '
-            'neck or wrapper makes other tensors of them)'
+            'neck, wrapper or torch.compile makes other tensors of them)'
         )
     actual = outputs.tokens.shape[-1]
     if actual != width:
