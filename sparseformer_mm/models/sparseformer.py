@@ -239,15 +239,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             return outputs
         if self.out_type == 'maps':
             if self.with_cp and torch.is_grad_enabled():
-                maps = checkpoint(
-                    self.map_decoder,
-                    outputs,
-                    use_reentrant=False,
-                    context_fn=lambda: (
-                        contextlib.nullcontext(),
-                        batch_norms_keep_nothing(self.map_decoder),
-                    ),
-                )
+                maps = self._checkpoint_maps(outputs)
             else:
                 maps = self.map_decoder(outputs)
             if not is_tracing():  # compilers do not let such things out
@@ -259,6 +251,15 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             if self.spatial_dims == 3:
                 return pooled
         return (pooled,)
+
+    def _checkpoint_maps(self, outputs: SparseFormerOutput):
+        contexts = {}
+        if not is_tracing():  # compilers take no contexts
+            contexts['context_fn'] = lambda: (
+                contextlib.nullcontext(),
+                batch_norms_keep_nothing(self.map_decoder),
+            )
+        return checkpoint(self.map_decoder, outputs, use_reentrant=False, **contexts)
 
     def forward_intermediates(
         self,

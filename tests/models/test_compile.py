@@ -17,6 +17,13 @@ MODERN = tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6)
         dict(),
         dict(spatial_dims=3, token_inflation=2),
         dict(out_type='maps', map_strides=(4, 8), focusing_repeats=1, cortex_depth=1),
+        dict(
+            out_type='maps',
+            map_strides=(4,),
+            focusing_repeats=1,
+            cortex_depth=1,
+            with_cp=True,
+        ),
     ],
 )
 def test_compiles_without_graph_breaks(kwargs):
