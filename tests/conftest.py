@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 from helpers.golden import Golden
 from sparseformer_mm.host import LIBRARIES
@@ -36,6 +37,14 @@ def library(request, monkeypatch):
     marked = [name for name in LIBRARIES if request.node.get_closest_marker(name)]
     if len(marked) == 1:
         DefaultScope.get_instance('test', scope_name=marked[0])
+
+
+@pytest.fixture(autouse=True)
+def visualizers():
+    """None that a run of an earlier test made: mmengine finds them by the second in
+    which a run began, and one that begins in the same second wrote into its folder."""
+    for kind in (Visualizer, *Visualizer.__subclasses__()):
+        kind._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
