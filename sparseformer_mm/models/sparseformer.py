@@ -239,7 +239,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
             return outputs
         if self.out_type == 'maps':
             if self.with_cp and torch.is_grad_enabled():
-                maps = self._checkpoint_maps(outputs)
+                maps = self._checkpoint(self.map_decoder, outputs)
             else:
                 maps = self.map_decoder(outputs)
             if not is_tracing():  # compilers do not let such things out
@@ -252,14 +252,16 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
                 return pooled
         return (pooled,)
 
-    def _checkpoint_maps(self, outputs: SparseFormerOutput):
+    @staticmethod
+    def _checkpoint(module: nn.Module, *args):
+        """``module(*args)``, made again in the backward pass instead of kept."""
         contexts = {}
         if not is_tracing():  # compilers take no contexts
             contexts['context_fn'] = lambda: (
                 contextlib.nullcontext(),
-                batch_norms_keep_nothing(self.map_decoder),
+                batch_norms_keep_nothing(module),
             )
-        return checkpoint(self.map_decoder, outputs, use_reentrant=False, **contexts)
+        return checkpoint(module, *args, use_reentrant=False, **contexts)
 
     def forward_intermediates(
         self,
@@ -295,7 +297,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
         def run(block: Block, name: str, tokens: Tensor, rois: Tensor):
             args = tokens, rois, feature, next(rates), extents
             if self.with_cp and torch.is_grad_enabled():
-                tokens, rois, looked = checkpoint(block, *args, use_reentrant=False)
+                tokens, rois, looked = self._checkpoint(block, *args)
             else:
                 tokens, rois, looked = block(*args)
             if looked is not None:

@@ -80,7 +80,7 @@ def outputs_of(inputs):
     return getattr(first, 'restored_from', inputs)
 
 
-def check_tokens(outputs, head: str, setting: str, width: int) -> None:
+def check_tokens(outputs, head: str, setting: str, width: int, hint: str = '') -> None:
     """What a head on tokens gets must be the tokens of a SparseFormer, of its width.
 
     Args:
@@ -88,6 +88,7 @@ def check_tokens(outputs, head: str, setting: str, width: int) -> None:
         head: the head's name, for the messages.
         setting: its argument that says the width.
         width: d_c that it was built for.
+        hint: what else may be the cause of anything but tokens.
 
     Raises:
         TypeError: for anything but a :class:`SparseFormerOutput`.
@@ -97,8 +98,7 @@ def check_tokens(outputs, head: str, setting: str, width: int) -> None:
         raise TypeError(
             f'{head} needs the tokens of a SparseFormer backbone, got '
             f"{type(outputs).__name__}: set out_type='tokens' on the backbone and "
-            'leave out the neck (maps tell a TokenLabelHead their tokens only if no '
-            'neck, wrapper or torch.compile makes other tensors of them)'
+            f'leave out the neck{hint}'
         )
     actual = outputs.tokens.shape[-1]
     if actual != width:

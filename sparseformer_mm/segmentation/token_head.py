@@ -141,7 +141,14 @@ class TokenLabelHead(BaseModule):
             TypeError, ValueError: if the backbone gives something else.
         """
         inputs = outputs_of(inputs)
-        check_tokens(inputs, 'TokenLabelHead', 'in_channels', self.in_channels)
+        check_tokens(
+            inputs,
+            'TokenLabelHead',
+            'in_channels',
+            self.in_channels,
+            ' (maps have their tokens with them only where no neck, wrapper or '
+            'torch.compile makes other tensors of them)',
+        )
         if inputs.rois.shape[-1] != 4:
             raise ValueError(
                 'TokenLabelHead is for images, got the tubes of a video: set '

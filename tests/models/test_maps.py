@@ -243,6 +243,20 @@ def test_checkpointing_shows_batch_norms_a_batch_once():
         torch.testing.assert_close(value, kept[1][name], msg=name)
 
 
+def test_checkpointed_blocks_show_their_batch_norms_a_batch_once():
+    """Parts of one's own in a block may have some."""
+    block = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    other = copy.deepcopy(block)
+    x = torch.randn(6, 4)
+    other(x).square().sum().backward()
+    SparseFormer._checkpoint(block, x).pow(2).sum().backward()
+    assert block[1].momentum == other[1].momentum
+    assert block[1].num_batches_tracked == 1
+    for name, value in other.named_buffers():
+        torch.testing.assert_close(dict(block.named_buffers())[name], value)
+    torch.testing.assert_close(block[0].weight.grad, other[0].weight.grad)
+
+
 def test_frozen_stages_leave_the_decoder():
     model = make_model(frozen_stages=3).train()
     model(make_image())[-1].square().sum().backward()
