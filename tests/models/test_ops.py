@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,6 +53,33 @@ def test_a_bias_alone_learns():
     bias = torch.zeros(3, requires_grad=True)
     ops.linear(x, weight, bias).sum().backward()
     assert torch.equal(bias.grad, torch.full((3,), 4.0))
+
+
+@pytest.mark.parametrize(
+    ('rows', 'columns', 'theirs'),
+    [(49, 512, True), (16, 192, True), (95, 512, True), (15, 512, False)]
+    + [(96, 512, False), (49, 513, False), (49, 191, False)],
+)
+def test_a_few_rows_are_not_left_to_one_thread(monkeypatch, rows, columns, theirs):
+    torch.manual_seed(0)
+    x, weight, bias = (
+        torch.randn(1, rows, columns),
+        torch.randn(8, columns),
+        torch.ones(8),
+    )
+    expected = F.linear(x.double(), weight.double(), bias.double()).float()
+    calls = []
+
+    def linear(*args):
+        calls.append(args[0].shape)
+        return F.linear(*args)
+
+    monkeypatch.setattr(ops, 'F', SimpleNamespace(linear=linear))
+    for avx512 in (True, False):
+        calls.clear()
+        monkeypatch.setattr(ops, '_HAS_AVX512', avx512)
+        assert_near([ops.linear(x, weight, bias)], [expected], 10 * SUMS)
+        assert len(calls) == (avx512 and theirs)
 
 
 def test_other_dtypes_take_the_reference(monkeypatch):
