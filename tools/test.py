@@ -24,6 +24,7 @@ from sparseformer_mm.utils.launch import (
     add_common_arguments,
     build_runner,
     finish,
+    keep_freed_memory,
     prepare_config,
 )
 from sparseformer_mm.utils.outputs import check_folder, check_writable, replacing
@@ -159,6 +160,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.out and args.out_item == 'pred':
         set_dump(cfg, args.out)
 
+    keep_freed_memory()
     runner = build_runner(cfg)
     main_process = is_main_process()
     if args.allow_partial:

@@ -70,6 +70,7 @@ from sparseformer_mm.utils.launch import (
     announce,
     build_runner,
     finish,
+    keep_freed_memory,
     prepare_config,
 )
 from sparseformer_mm.utils.outputs import check_folder
@@ -214,6 +215,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             fail(f'{args.config} has no {key}, which training needs')
     check_folder(cfg.work_dir)
     merge_args(cfg, args)
+    keep_freed_memory()
     runner = build_runner(cfg)
     # (FlexibleRunner builds its model later.)
     if cfg.get('resume') and isinstance(runner.model, torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import atexit
 import copy
+import ctypes
 import os
 import os.path as osp
 import sys
@@ -21,6 +22,7 @@ __all__ = [
     'announce',
     'build_runner',
     'finish',
+    'keep_freed_memory',
     'prepare_config',
 ]
 
@@ -150,6 +152,25 @@ def _without_sync_bn(cfg) -> int:
         cfg['type'] = 'BN'
         count += 1
     return count
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep freed memory for what comes next, where there is no GPU.
+
+    Else Linux takes the pages of large tensors back and hands them out anew, filled
+    with zeros, in each iteration (figures: docs/speed.md). For glibc; the settings of
+    the environment win. Returns whether it was done.
+    """
+    if torch.cuda.is_available() or any(
+        name.startswith(('MALLOC_', 'GLIBC_TUNABLES')) for name in os.environ
+    ):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError):  # another C library, Windows
+        return False
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h.
+    return bool(mallopt(-3, 2**30) and mallopt(-1, 2**31 - 1))
 
 
 def finish(args: Namespace) -> None:
