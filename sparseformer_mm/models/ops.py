@@ -94,13 +94,15 @@ _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
 
 
 def _one_thread_only(x: Tensor) -> bool:
-    """True for products that oneDNN does not share between threads.
+    """True for products that oneDNN does not share between threads, as measured.
 
-    With AVX-512, of 16 to 95 rows and some 512 columns, which is one image of 49
-    tokens: half as fast as ``F.linear`` with two threads, and slower with one.
+    With AVX-512, of few rows: one image of 49 tokens with 512 channels is half as fast
+    as with ``F.linear`` and two threads, and slower with one.
     """
     columns = x.shape[-1]
-    return _HAS_AVX512 and 192 <= columns <= 512 and 16 <= x.numel() // columns < 96
+    rows = x.numel() // columns
+    most = 96 if columns == 512 else 32 if columns < 2048 else 0
+    return _HAS_AVX512 and 16 <= rows < most
 
 
 def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:

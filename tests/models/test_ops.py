@@ -57,8 +57,8 @@ def test_a_bias_alone_learns():
 
 @pytest.mark.parametrize(
     ('rows', 'columns', 'theirs'),
-    [(49, 512, True), (16, 192, True), (95, 512, True), (15, 512, False)]
-    + [(96, 512, False), (49, 513, False), (49, 191, False)],
+    [(49, 512, True), (95, 512, True), (16, 192, True), (31, 1024, True)]
+    + [(15, 512, False), (96, 512, False), (49, 384, False), (16, 2048, False)],
 )
 def test_a_few_rows_are_not_left_to_one_thread(monkeypatch, rows, columns, theirs):
     torch.manual_seed(0)
