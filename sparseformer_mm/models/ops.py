@@ -93,22 +93,27 @@ def at_least_float32(x: Tensor) -> Tensor:
 _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
 
 
-def _one_thread_only(x: Tensor) -> bool:
-    """True for products that oneDNN does not share between threads, as measured.
+def _shares_badly(x: Tensor) -> bool:
+    """True where oneDNN was measured to leave a product of few rows to one thread.
 
-    With AVX-512, of few rows: one image of 49 tokens with 512 channels is half as fast
-    as with ``F.linear`` and two threads, and slower with one.
+    With AVX-512: one image of 49 tokens with 512 channels is half as fast as with
+    ``F.linear`` and two threads; 16 to 31 rows are slow with one thread too.
     """
     columns = x.shape[-1]
-    rows = x.numel() // columns
-    most = 96 if columns == 512 else 32 if columns < 2048 else 0
-    return _HAS_AVX512 and 16 <= rows < most
+    most = 32 if columns < 2048 else 0
+    if columns == 512 and torch.get_num_threads() > 1:
+        most = 96
+    return _HAS_AVX512 and 16 <= x.numel() // columns < most
 
 
 def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:
-    if _one_thread_only(x):
-        return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+
+
+def _product(x: Tensor, weight: Tensor, bias=None) -> Tensor:
+    if _shares_badly(x):
+        return F.linear(x, weight, bias)
+    return _onednn(x, weight, bias)
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -116,7 +121,7 @@ class _OneDNNLinear(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias, gelu: bool):
         ctx.save_for_backward(x, weight)
         ctx.has_bias, ctx.gelu = bias is not None, gelu
-        return _onednn(F.gelu(x) if gelu else x, weight, bias)
+        return _product(F.gelu(x) if gelu else x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -125,7 +130,7 @@ class _OneDNNLinear(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         rows = grad.reshape(-1, grad.shape[-1])
         if ctx.needs_input_grad[0]:
-            grad_x = _onednn(rows, weight.t()).view_as(x)
+            grad_x = _product(rows, weight.t()).view_as(x)
             if ctx.gelu:
                 grad_x = torch.ops.aten.gelu_backward(grad_x, x)
         if ctx.needs_input_grad[1]:
@@ -188,7 +193,7 @@ def linear(x: Tensor, weight: Tensor, bias=None, gelu: bool = False) -> Tensor:
         return F.linear(F.gelu(x) if gelu else x, weight, bias)
     if needs_grad(x, weight, bias):
         return _OneDNNLinear.apply(x, weight, bias, gelu)
-    return _onednn(F.gelu(x) if gelu else x, weight, bias)
+    return _product(F.gelu(x) if gelu else x, weight, bias)
 
 
 class _Linear(nn.Linear):

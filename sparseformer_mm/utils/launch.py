@@ -157,8 +157,8 @@ def _without_sync_bn(cfg) -> int:
 def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for what comes next, where there is no GPU.
 
-    Else Linux takes the pages of tensors back and hands them out anew, filled with
-    zeros, in each iteration (figures: docs/speed.md). For glibc and tensors up to
+    Else it gives the pages of tensors back to Linux, which hands them out anew, filled
+    with zeros, in each iteration (figures: docs/speed.md). For glibc and tensors up to
     32 MiB; the settings of the environment win. Returns whether it was done.
     """
     if torch.cuda.is_available() or any(
@@ -167,7 +167,7 @@ def keep_freed_memory() -> bool:
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, TypeError):  # another C library, Windows
+    except (AttributeError, OSError, TypeError):  # no glibc, or none to be called
         return False
     # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h. Larger tensors go back to Linux
     # as ever: kept, those of pictures of many sizes leave holes between each other.

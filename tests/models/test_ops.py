@@ -55,31 +55,49 @@ def test_a_bias_alone_learns():
     assert torch.equal(bias.grad, torch.full((3,), 4.0))
 
 
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.parametrize('avx512', [True, False])
 @pytest.mark.parametrize(
     ('rows', 'columns', 'theirs'),
-    [(49, 512, True), (95, 512, True), (16, 192, True), (31, 1024, True)]
-    + [(15, 512, False), (96, 512, False), (49, 384, False), (16, 2048, False)],
+    [(49, 512, 2), (95, 512, 2), (16, 192, 1), (31, 1024, 1)]  # from so many threads
+    + [(15, 512, 9), (96, 512, 9), (49, 384, 9), (16, 2048, 9)],
 )
-def test_a_few_rows_are_not_left_to_one_thread(monkeypatch, rows, columns, theirs):
+def test_few_rows_are_not_left_to_one_thread(
+    monkeypatch, rows, columns, theirs, avx512, threads
+):
     torch.manual_seed(0)
-    x, weight, bias = (
-        torch.randn(1, rows, columns),
-        torch.randn(8, columns),
-        torch.ones(8),
-    )
-    expected = F.linear(x.double(), weight.double(), bias.double()).float()
-    calls = []
+    args = [
+        torch.randn(*shape, requires_grad=True)
+        for shape in [(1, rows, columns), (8, columns), (8,)]
+    ]
+    cotangent = torch.randn(1, rows, 8)
+    calls, forward = [], []
 
     def linear(*args):
         calls.append(args[0].shape)
         return F.linear(*args)
 
+    def run(function, *args):
+        out = function(*args)
+        forward.append(len(calls))
+        return [out, *torch.autograd.grad((out * cotangent).sum(), args)]
+
+    exact = run(F.linear, *[arg.double() for arg in args])
+    monkeypatch.setattr(ops, '_HAS_AVX512', avx512)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
     monkeypatch.setattr(ops, 'F', SimpleNamespace(linear=linear))
-    for avx512 in (True, False):
-        calls.clear()
-        monkeypatch.setattr(ops, '_HAS_AVX512', avx512)
-        assert_near([ops.linear(x, weight, bias)], [expected], 10 * SUMS)
-        assert len(calls) == (avx512 and theirs)
+    ours = run(ops.linear, *args)
+    assert_near(ours, [x.float() for x in exact], 30 * SUMS)
+    assert forward[-1] == (avx512 and threads >= theirs)
+
+
+def test_products_of_many_images_for_a_weight_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr(ops, '_HAS_AVX512', True)
+    monkeypatch.setattr(ops, 'F', SimpleNamespace(linear=None))
+    x, weight = torch.randn(512, 48), torch.randn(24, 48, requires_grad=True)
+    # A product of 24 or 48 rows and 512 columns.
+    ops.linear(x, weight).sum().backward()
+    assert_near([weight.grad], [x.sum(0).expand(24, -1)], 10 * SUMS)
 
 
 def test_other_dtypes_take_the_reference(monkeypatch):
