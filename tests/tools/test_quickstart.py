@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.mmpretrain, pytest.mark.slow]
 from helpers.scripts import ROOT, data_options, tool  # noqa: E402
 
 CONFIG = ROOT / 'configs/classification/sparseformer-nano_1xb32_digits.py'
-EPOCHS = 4
+EPOCHS = 5
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +21,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('quickstart')
     data = folder / 'digits'
     tool('dataset_converters/make_digits', data, '--task', 'classification',
-         '--train', 3200, '--val', 500)  # fmt: skip
+         '--train', 4000, '--val', 500)  # fmt: skip
     options = data_options(data)
     tool('train', CONFIG, '--work-dir', folder / 'work', '--cfg-options',
          f'train_cfg.max_epochs={EPOCHS}', f'train_cfg.val_interval={EPOCHS}',
@@ -34,7 +34,7 @@ def test_it_reads_digits_that_it_never_saw(trained):
     printed = tool('test', CONFIG, checkpoint, '--work-dir', checkpoint.parent,
                   '--cfg-options', *options)  # fmt: skip
     top1 = float(re.findall(r'accuracy/top1: ([\d.]+)', printed)[-1])
-    # Chance is 10. These four epochs: 54; the whole training gets beyond 95.
+    # Chance is 10. These five epochs: 58 to 76; the whole training gets beyond 95.
     assert top1 > 35
 
 
@@ -50,6 +50,7 @@ def test_its_points_move_onto_the_digit(trained, tmp_path):
     names = [stage['name'] for stage in means['stages']]
     assert names == [f'focusing.{i}' for i in range(4)] + ['cortex.0']
     gain = means['focus_gain']
-    # 1 and 0 before training; the whole of it gets beyond 2.
+    # 1 and 0 before training; the whole of it gets beyond 2, these epochs 1.2 to 1.5.
+    # (Four epochs of 3,200 pictures, which rounding decides: 1.04 to 1.2.)
     assert gain['ratio'] > 1.1 and gain['gain'] > 0.015
     assert (tmp_path / 'pictures/sheet.png').is_file()
