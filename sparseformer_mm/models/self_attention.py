@@ -8,6 +8,7 @@ in a core's own cache, and the backward pass makes the weights anew instead of k
 them.
 """
 
+import math
 from typing import List, Tuple
 
 import torch
@@ -23,15 +24,15 @@ from .ops import (
     needs_grad,
 )
 
-# Up to how many tokens this form was measured to be no slower than torch's, for heads
-# up to a width: at 81 tokens and width 12 torch's is faster.
-_MAX_TOKENS = {10: 400, 32: 64}
+# Up to this width of a head and this many tokens the form here was measured to be
+# faster than torch's; at width 12 torch's is, in training.
+_MAX_WIDTH, _MAX_TOKENS = 10, 1000
 # Scores at a time and thread; 0.6 MiB, which is one head of 400 tokens.
 _MAX_SCORES = 160_000
-
-
-def _is_narrow(num_tokens: int, width: int) -> bool:
-    return any(width <= w and num_tokens <= n for w, n in _MAX_TOKENS.items())
+_LOG2_E = math.log2(math.e)
+# Up to this, weights are powers of two of scores as they are; sums, products with
+# values and gradients stay far from float32's ends, 2 ** -126 and 2 ** 128.
+_MAX_SCORE = 64.0
 
 
 def _split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
@@ -40,10 +41,11 @@ def _split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
 
 
 def _query_key_value(qkv: Tensor, num_heads: int) -> Tensor:
-    """(3, B * heads, N, width), queries scaled, in memory of its own."""
+    """(3, B * heads, N, width) in memory of its own; queries are scaled, for powers of
+    two."""
     heads = _split_heads(qkv, 3, num_heads)
     heads = heads.clone(memory_format=torch.contiguous_format).flatten(1, 2)
-    heads[0].mul_(heads.shape[-1] ** -0.5)
+    heads[0].mul_(heads.shape[-1] ** -0.5 * _LOG2_E)
     return heads
 
 
@@ -53,48 +55,66 @@ def _some_heads(heads: Tensor) -> List[slice]:
     return even_slices(heads.shape[1], at_most)
 
 
-def _weights(query: Tensor, key: Tensor) -> Tensor:
-    """(heads, keys, queries)."""
-    return torch.bmm(key, query.transpose(1, 2)).softmax(1)
+def _may_overflow(heads: Tensor) -> bool:
+    """Whether a score may be too large for a power of two of it; also if one is NaN."""
+    query, key = torch.linalg.vector_norm(heads[:2], dim=-1).amax((1, 2)).tolist()
+    return not query * key < _MAX_SCORE
+
+
+def _weights(query: Tensor, key: Tensor, overflows: bool) -> Tuple[Tensor, Tensor]:
+    """(heads, keys, queries), and by what to divide them: (heads, 1, queries)."""
+    scores = torch.bmm(key, query.transpose(1, 2))
+    if overflows:
+        scores -= scores.amax(1, keepdim=True)
+    # Powers of two are three times as fast as of e, and softmax's maximum and its
+    # division cost as much again.
+    weights = scores.exp2_()
+    return weights, weights.sum(1, keepdim=True)
 
 
 def _narrow(qkv: Tensor, num_heads: int) -> Tensor:
     batch, num_tokens, _ = qkv.shape
     heads = _query_key_value(qkv, num_heads)
+    overflows = _may_overflow(heads)
     out = heads.new_empty(heads[0].transpose(1, 2).shape)
     for some in _some_heads(heads):
         query, key, value = heads[:, some]
-        torch.bmm(value.transpose(1, 2), _weights(query, key), out=out[some])
+        weights, total = _weights(query, key, overflows)
+        torch.bmm(value.transpose(1, 2), weights, out=out[some]).div_(total)
     return out.view(batch, -1, num_tokens).transpose(1, 2).contiguous()
 
 
 class _NarrowAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv: Tensor, num_heads: int) -> Tensor:
-        ctx.save_for_backward(qkv)
+        out = _narrow(qkv, num_heads)
+        ctx.save_for_backward(qkv, out)
         ctx.num_heads = num_heads
-        return _narrow(qkv, num_heads)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
-        (qkv,) = ctx.saved_tensors
+        qkv, out = ctx.saved_tensors
         batch, num_tokens, _ = qkv.shape
         heads = _query_key_value(qkv, ctx.num_heads)
-        # Both with tokens in columns.
+        overflows = _may_overflow(heads)
+        # All with tokens in columns.
         grad = grad.transpose(1, 2).reshape(heads[0].transpose(1, 2).shape)
+        mean = (grad * out.transpose(1, 2).reshape(grad.shape)).sum(1, keepdim=True)
         grad_heads = heads.new_empty((3, *grad.shape))
         for some in _some_heads(heads):
             query, key, value = heads[:, some]
             grad_query, grad_key, grad_value = grad_heads[:, some]
-            weights, grad_out = _weights(query, key), grad[some]
+            weights, total = _weights(query, key, overflows)
+            grad_out = grad[some] / total
             torch.bmm(grad_out, weights.transpose(1, 2), out=grad_value)
-            grad_scores = torch._softmax_backward_data(
-                torch.bmm(value, grad_out), weights, 1, weights.dtype
-            )
+            grad_scores = torch.bmm(value, grad_out).sub_(mean[some] / total)
+            grad_scores *= weights
             torch.bmm(key.transpose(1, 2), grad_scores, out=grad_query)
             torch.bmm(query.transpose(1, 2), grad_scores.transpose(1, 2), out=grad_key)
         grad_heads[0].mul_(heads.shape[-1] ** -0.5)
+        grad_heads[1].div_(_LOG2_E)
         grad_qkv = grad_heads.view(3, batch, -1, num_tokens).permute(1, 3, 0, 2)
         return grad_qkv.reshape(qkv.shape), None
 
@@ -121,7 +141,7 @@ def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
         Tensor (B, N, d), the heads side by side.
     """
     _, num_tokens, channels = qkv.shape
-    narrow = _is_narrow(num_tokens, channels // (3 * num_heads))
+    narrow = channels <= 3 * num_heads * _MAX_WIDTH and num_tokens <= _MAX_TOKENS
     if narrow and fast_cpu(qkv):
         if needs_grad(qkv):
             return _NarrowAttention.apply(qkv, num_heads)

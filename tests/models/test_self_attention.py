@@ -53,8 +53,8 @@ def test_one_token_leaves_its_input_alone():
     before = qkv.detach().clone()
     out, grad = with_gradient(attend, qkv, 5, torch.ones(20))
     assert torch.equal(qkv.detach(), before)
-    assert torch.equal(out[0, 0], before[0, 0, 40:])
-    assert torch.equal(grad[0, 0], torch.tensor([0.0, 0.0, 1.0]).repeat_interleave(20))
+    expected = torch.tensor([0.0, 0.0, 1.0]).repeat_interleave(20)
+    assert_near([out[0, 0], grad[0, 0]], [before[0, 0, 40:], expected], 1e-6)
 
 
 def test_strided_inputs_and_gradients():
@@ -71,10 +71,9 @@ def test_others_take_the_reference(monkeypatch):
     monkeypatch.setattr(
         self_attention, '_narrow', lambda *args: pytest.fail('fast path taken')
     )
-    many, wider = torch.randn(1, 401, 12), torch.randn(1, 65, 33)
-    wide = torch.randn(1, 3, 3 * 33)
+    many, wide = torch.randn(1, 1001, 12), torch.randn(1, 3, 3 * 11)
     others = many[:, :3].double(), many[:, :3].bfloat16(), many[:0]
-    for qkv in (many, wider, wide, *others):
+    for qkv in (many, wide, *others):
         assert attend(qkv, 1).dtype == qkv.dtype
     few = many[:, :3]
     torch.func.grad(lambda x: attend(x, 2).sum())(few)
@@ -90,8 +89,25 @@ def test_transforms_agree():
     assert_near([ours], [expected], 1e-5)
 
 
-def test_survives_huge_scores():
+@pytest.mark.parametrize('score', [20.0, 40.0, 1e3, 1e6])
+def test_large_scores(score):
+    """On either side of the one up to which powers of two are taken as they are."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 7, 60)
+    # The largest of all products of a query and a key, over sqrt(4).
+    query, key = qkv.unflatten(-1, (3, 5, 4)).norm(dim=-1).amax((0, 1, 3))[:2]
+    qkv[..., :40] *= (2 * score / (query * key)) ** 0.5
+    cotangent = torch.randn(2, 7, 20)
+    ours = with_gradient(attend, qkv.requires_grad_(), 5, cotangent)
+    exact = qkv.detach().double().requires_grad_()
+    theirs = with_gradient(by_torch, exact, 5, cotangent.double())
+    # Scores have 24 bits.
+    assert_near(ours, [x.float() for x in theirs], max(1e-5, score * 1e-6))
+
+
+def test_overflow_and_nan_show():
     qkv = (torch.randn(1, 4, 12) * 1e4).requires_grad_()
     out = attend(qkv, 1)
     out.sum().backward()
     assert out.isfinite().all() and qkv.grad.isfinite().all()
+    assert attend(qkv.detach() * float('nan'), 1).isnan().all()
