@@ -293,10 +293,28 @@ def check_mmcv(facts: Facts) -> Finding:
     return fine(f'{message}; nothing here needs them')
 
 
+def multimodal(facts: Facts, shown: str, failure: str) -> Optional[Finding]:
+    """Where there is transformers, mmpretrain (which mmdet and mmseg look for) and
+    mmaction2 import models of pictures and words that later releases of it break."""
+    version = facts.versions.get('transformers')
+    signs = r"NoneType takes no arguments|transformers|No module named 'timm'"
+    if not version or not re.search(signs, failure):
+        return None
+    return error(
+        f'{shown} cannot be imported beside transformers {version}: {failure}; only '
+        f'its models of pictures and words need that (keep it in another environment: '
+        f'bash {HERE}/setup_env.sh makes one without)',
+        pip('uninstall -y transformers'),
+    )
+
+
 def check_library(facts: Facts, name: str) -> Finding:
     names = LIBRARIES[name]
     pinned, shown = facts.pinned(names), facts.show(names)
     failure = facts.errors.get(PROBES[name], '')
+    problem = multimodal(facts, shown, facts.errors.get(COMPAT) or failure)
+    if failure and problem:
+        return problem
     if name == 'mmaction' and re.search(r'localizers\.drn|MMCV==', failure):
         gaps = (
             f'{shown} refuses mmcv >= 2.2 and was released without '

@@ -152,6 +152,32 @@ CASES = {
         'lacks ftfy',
         'PIP install "ftfy"',
     ),
+    'mmpretrain and transformers 5': (
+        broken(
+            transformers='5.17.0',
+            errors={'mmpretrain.models': 'TypeError: NoneType takes no arguments'},
+        ),
+        '1.3.6 cannot be imported beside transformers 5.17.0',
+        'PIP uninstall -y transformers',
+    ),
+    'mmaction2 and transformers, behind mmcv 2.3': (
+        broken(
+            transformers='4.57.6',
+            errors={
+                'mmaction.models': 'AssertionError: MMCV==2.3.6 is used but '
+                'incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.',
+                check_env.COMPAT: "ImportError: cannot import name 'x' from "
+                "'transformers.modeling_utils'",
+            },
+        ),
+        'mmaction2 1.2.0 cannot be imported beside transformers 4.57.6',
+        'PIP uninstall -y transformers',
+    ),
+    'timm is missing and transformers is not': (
+        broken(errors={'mmseg.models': "ModuleNotFoundError: No module named 'timm'"}),
+        'lacks timm',
+        'PIP install "timm"',
+    ),
     'mmaction2 and mmcv 2.3': (
         broken(
             errors={
