@@ -47,6 +47,13 @@ def visualizers():
         kind._instance_dict.clear()
 
 
+@pytest.fixture
+def new_compiler():
+    """One that has compiled nothing yet: it gives a piece of code up after a few times,
+    those of other tests among them."""
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope='session')
 def image_v1():
     return Golden('image_v1.npz')

@@ -7,6 +7,7 @@ from helpers.numerics import assert_near
 from helpers.small_model import small_bootstrapped, small_model
 from sparseformer_mm.models import ops
 
+pytestmark = pytest.mark.usefixtures('new_compiler')
 MODERN = tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6)
 
 

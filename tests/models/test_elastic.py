@@ -247,7 +247,7 @@ def test_trace_has_the_number_in_it():
     tuple(int(n) for n in torch.__version__.split('.')[:2]) < (2, 6),
     reason='older compilers break the graph here',
 )
-def test_compiled_models_follow_the_number():
+def test_compiled_models_follow_the_number(new_compiler):
     model = small_model(test_tokens=2).eval()
     run = torch.compile(model, fullgraph=True, backend='aot_eager')
     for number in (2, 4, None):
@@ -258,7 +258,7 @@ def test_compiled_models_follow_the_number():
     assert_near(program.module()(IMAGES), model(IMAGES), 1e-5)
 
 
-def test_compiled_training_draws_too():
+def test_compiled_training_draws_too(new_compiler):
     model = small_model(train_tokens=[2, 3, 5])
     run = torch.compile(model, backend='eager')
     for seed in range(6):

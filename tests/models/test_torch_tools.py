@@ -83,7 +83,7 @@ def test_every_buffer_outside_the_state_dict_is_known():
     }
 
 
-def test_features_leave_a_compiled_backbone_as_it_was():
+def test_features_leave_a_compiled_backbone_as_it_was(new_compiler):
     torch.manual_seed(0)
     model = SparseFormerClassifier(ARCH, num_classes=3).eval()
     image = torch.rand(1, 3, 24, 32)

@@ -231,7 +231,7 @@ def test_fast_path_with_a_mask():
 
 
 @pytest.mark.parametrize('warm', [False, True])
-def test_compiled_and_traced_models(warm):
+def test_compiled_and_traced_models(warm, new_compiler):
     net, x = small_net(), rand(6, 8)
     expected = 6 * 8 * 16 + 6 * 16 * 4
     outer = torch.compile(net, backend='eager')
