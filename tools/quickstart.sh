@@ -57,7 +57,6 @@ case $task in
         metric='coco/(bbox|segm)_mAP: [0-9.]+' means='mAP of boxes and masks (0 to 1)' ;;
     segmentation)
         config=configs/segmentation/sparseformer-nano_1xb8_digits.py
-        digits=(--train 5600 --val 500)  # fewer than by default: 15 minutes in all
         data=data/digits_segmentation level=full work=work_dirs/quickstart_segmentation
         metric='mIoU: [0-9.]+' means='mIoU (0 to 100)' ;;
     video)

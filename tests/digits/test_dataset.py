@@ -162,11 +162,11 @@ def test_scattered_same_arguments_give_same_bytes(scattered, tmp_path):
     output = ' '.join(make_digits('--help').split())
     assert (
         'training pictures (default: classification 10000, detection 6000, '
-        'segmentation 6000, video 3200)' in output
+        'segmentation 5600, video 3200)' in output
     )
     assert (
         'validation pictures (default: classification 2000, detection 1000, '
-        'segmentation 1000, video 800)' in output
+        'segmentation 500, video 800)' in output
     )
     assert (
         'in pixels (default: classification 64, detection 128, segmentation 128, '
