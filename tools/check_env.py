@@ -293,13 +293,16 @@ def check_mmcv(facts: Facts) -> Finding:
     return fine(f'{message}; nothing here needs them')
 
 
-def multimodal(facts: Facts, shown: str, failure: str) -> Optional[Finding]:
+def multimodal(facts: Facts, name: str, failure: str) -> Optional[Finding]:
     """Where there is transformers, mmpretrain (which mmdet and mmseg look for) and
     mmaction2 import models of pictures and words that later releases of it break."""
     version = facts.versions.get('transformers')
-    signs = r"NoneType takes no arguments|transformers|No module named 'timm'"
+    signs = r'NoneType takes no arguments|\btransformers\b'
+    if name == 'mmaction':
+        signs += "|No module named 'timm'"
     if not version or not re.search(signs, failure):
         return None
+    shown = facts.show(LIBRARIES[name])
     return error(
         f'{shown} cannot be imported beside transformers {version}: {failure}; only '
         f'its models of pictures and words need that (keep it in another environment: '
@@ -312,8 +315,9 @@ def check_library(facts: Facts, name: str) -> Finding:
     names = LIBRARIES[name]
     pinned, shown = facts.pinned(names), facts.show(names)
     failure = facts.errors.get(PROBES[name], '')
-    problem = multimodal(facts, shown, facts.errors.get(COMPAT) or failure)
-    if failure and problem:
+    behind = facts.errors.get(COMPAT) if name == 'mmaction' else ''
+    problem = multimodal(facts, name, behind or failure)
+    if failure and problem and len(facts.installed(names)) == 1:
         return problem
     if name == 'mmaction' and re.search(r'localizers\.drn|MMCV==', failure):
         gaps = (

@@ -295,7 +295,7 @@ TASKS: Dict[str, Task] = {
         write_masks,
         draw_mask,
         # What two cores learn from, and are tested on, in 15 minutes.
-        train=5600,
+        train=5200,
         val=500,
         columns=5,
         **_SCATTERED,

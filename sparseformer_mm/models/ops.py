@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -147,9 +148,13 @@ class _OneDNNLinear(torch.autograd.Function):
 
 
 def fast_cpu(x: Tensor) -> bool:
-    """True where fast paths for float32 on a CPU may be taken on ``x``."""
+    """True where fast paths for float32 on a CPU may be taken on ``x``.
+
+    Not on fake tensors: some paths depend on values.
+    """
     return (
         not needs_reference()
+        and not isinstance(x, FakeTensor)
         and x.device.type == 'cpu'
         and x.dtype == torch.float32
         and x.numel() > 0

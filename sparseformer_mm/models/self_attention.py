@@ -1,11 +1,11 @@
 """Self-attention, also in many narrow heads.
 
-The published models have 64 heads of width 4 to 12 on 49 to 81 tokens. Kernels of
+The published models have 64 heads of width 4 to 12 on 49 to 400 tokens. Kernels of
 fused attention are made for wide heads and long rows, and a product is slow if its
 result is only as wide as such a head. In the form here results are as wide as there
-are tokens, softmax runs along the axis on which it is fast, a few heads at a time stay
-in a core's own cache, and the backward pass makes the weights anew instead of keeping
-them.
+are tokens, a few heads at a time stay in a core's own cache (one, with many tokens),
+weights are powers of two, divided by their sum in the end, and the backward pass makes
+them anew instead of keeping them.
 """
 
 import math
@@ -22,6 +22,7 @@ from .ops import (
     is_compiling_inference,
     is_transforming,
     needs_grad,
+    no_autocast,
 )
 
 # Up to this width of a head and this many tokens the form here was measured to be
@@ -30,9 +31,9 @@ _MAX_WIDTH, _MAX_TOKENS = 10, 1000
 # Scores at a time and thread; 0.6 MiB, which is one head of 400 tokens.
 _MAX_SCORES = 160_000
 _LOG2_E = math.log2(math.e)
-# Up to this, weights are powers of two of scores as they are; sums, products with
-# values and gradients stay far from float32's ends, 2 ** -126 and 2 ** 128.
-_MAX_SCORE = 64.0
+# Up to this, weights are powers of two of scores as they are. Sums of a thousand, and
+# gradients of more than 1e-20 divided by them, then keep all their bits.
+_MAX_SCORE = 48.0
 
 
 def _split_heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
@@ -84,6 +85,31 @@ def _narrow(qkv: Tensor, num_heads: int) -> Tensor:
     return out.view(batch, -1, num_tokens).transpose(1, 2).contiguous()
 
 
+def _narrow_gradient(qkv: Tensor, out: Tensor, grad: Tensor, num_heads: int) -> Tensor:
+    """The gradient of ``qkv`` from that of ``out``."""
+    batch, num_tokens, _ = qkv.shape
+    heads = _query_key_value(qkv, num_heads)
+    overflows = _may_overflow(heads)
+    # All with tokens in columns.
+    grad = grad.transpose(1, 2).reshape(heads[0].transpose(1, 2).shape)
+    mean = (grad * out.transpose(1, 2).reshape(grad.shape)).sum(1, keepdim=True)
+    grad_heads = heads.new_empty((3, *grad.shape))
+    for some in _some_heads(heads):
+        query, key, value = heads[:, some]
+        grad_query, grad_key, grad_value = grad_heads[:, some]
+        weights, total = _weights(query, key, overflows)
+        grad_out = grad[some] / total
+        torch.bmm(grad_out, weights.transpose(1, 2), out=grad_value)
+        grad_scores = torch.bmm(value, grad_out).sub_(mean[some] / total)
+        grad_scores *= weights
+        torch.bmm(key.transpose(1, 2), grad_scores, out=grad_query)
+        torch.bmm(query.transpose(1, 2), grad_scores.transpose(1, 2), out=grad_key)
+    grad_heads[0].mul_(heads.shape[-1] ** -0.5)
+    grad_heads[1].div_(_LOG2_E)
+    grad_qkv = grad_heads.view(3, batch, -1, num_tokens).permute(1, 3, 0, 2)
+    return grad_qkv.reshape(qkv.shape)
+
+
 class _NarrowAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv: Tensor, num_heads: int) -> Tensor:
@@ -96,31 +122,12 @@ class _NarrowAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
         qkv, out = ctx.saved_tensors
-        batch, num_tokens, _ = qkv.shape
-        heads = _query_key_value(qkv, ctx.num_heads)
-        overflows = _may_overflow(heads)
-        # All with tokens in columns.
-        grad = grad.transpose(1, 2).reshape(heads[0].transpose(1, 2).shape)
-        mean = (grad * out.transpose(1, 2).reshape(grad.shape)).sum(1, keepdim=True)
-        grad_heads = heads.new_empty((3, *grad.shape))
-        for some in _some_heads(heads):
-            query, key, value = heads[:, some]
-            grad_query, grad_key, grad_value = grad_heads[:, some]
-            weights, total = _weights(query, key, overflows)
-            grad_out = grad[some] / total
-            torch.bmm(grad_out, weights.transpose(1, 2), out=grad_value)
-            grad_scores = torch.bmm(value, grad_out).sub_(mean[some] / total)
-            grad_scores *= weights
-            torch.bmm(key.transpose(1, 2), grad_scores, out=grad_query)
-            torch.bmm(query.transpose(1, 2), grad_scores.transpose(1, 2), out=grad_key)
-        grad_heads[0].mul_(heads.shape[-1] ** -0.5)
-        grad_heads[1].div_(_LOG2_E)
-        grad_qkv = grad_heads.view(3, batch, -1, num_tokens).permute(1, 3, 0, 2)
-        return grad_qkv.reshape(qkv.shape), None
+        with no_autocast(qkv):
+            return _narrow_gradient(qkv, out, grad, ctx.num_heads), None
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The same form in plain operations, for transforms and compilers."""
+    """In plain operations, for transforms and for compilers, which fuse them."""
     query = query * query.shape[-1] ** -0.5
     weights = (key @ query.transpose(-2, -1)).softmax(-2)
     return (value.transpose(-2, -1) @ weights).transpose(-2, -1)

@@ -1,7 +1,8 @@
 """A decode head on latent tokens (paper, appendix A.2)."""
 
-from typing import Optional
+from typing import List, Optional
 
+import torch
 import torch.nn as nn
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -39,6 +40,9 @@ class LocationAwareHead(BaseDecodeHead):
         num_heads: of the attention.
         num_convs: number of 3x3 convolutions with norm and activation.
         residual: add a projection of the map to the restored one.
+        undo_class_weight: in evaluation, give the logits to which the loss would have
+            led without its ``class_weight`` w: log w less. Where a common class counts
+            little, rare ones are learnt early, but come out too large without this.
         kwargs: of mmseg's ``BaseDecodeHead``: ``num_classes``, ``dropout_ratio``,
             ``norm_cfg`` (batch norm if not given), ``act_cfg``, ``conv_cfg``,
             ``loss_decode``, ``ignore_index``, ``sampler``, ``align_corners`` ...
@@ -56,6 +60,7 @@ class LocationAwareHead(BaseDecodeHead):
         num_heads: int = 1,
         num_convs: int = 2,
         residual: bool = False,
+        undo_class_weight: bool = False,
         **kwargs,
     ):
         kwargs.setdefault('norm_cfg', dict(type='BN'))
@@ -89,6 +94,21 @@ class LocationAwareHead(BaseDecodeHead):
             for i in range(num_convs)
         )
         self._batches = 0
+        self.undo_class_weight = undo_class_weight
+        if undo_class_weight:
+            weights = torch.tensor(self._class_weights())
+            # In no state dict: it is the config's.
+            self.register_buffer('log_weights', weights.log(), persistent=False)
+
+    def _class_weights(self) -> List[float]:
+        weights = getattr(self.loss_decode, 'class_weight', None)
+        if not weights or len(weights) != self.out_channels or min(weights) <= 0:
+            raise ValueError(
+                f'undo_class_weight=True, but loss_decode has class_weight={weights}: '
+                'give one loss with a weight above 0 for each of the '
+                f'{self.out_channels} classes, or leave undo_class_weight out'
+            )
+        return weights
 
     def init_weights(self):
         if self.shortcut is not None:
@@ -96,7 +116,7 @@ class LocationAwareHead(BaseDecodeHead):
         super().init_weights()  # an init_cfg of its own wins
 
     def forward(self, inputs: SparseFormerOutput) -> Tensor:
-        """Class logits of each pixel of the map.
+        """Class logits of each pixel of the map (see ``undo_class_weight``).
 
         Args:
             inputs: of a backbone with ``out_type='tokens'``.
@@ -118,11 +138,17 @@ class LocationAwareHead(BaseDecodeHead):
         if extents is None:
             for conv in self.convs:
                 x = conv(x)
-            return self.cls_seg(x)
+            return self._classify(x)
         inside = inside_images(x, extents)
         for conv in self.convs:  # a convolution pads with zeros, here too
             x = conv(x * inside)
-        return repeat_edges(self.cls_seg(x), extents)
+        return repeat_edges(self._classify(x), extents)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        logits = self.cls_seg(x)
+        if self.undo_class_weight and not self.training:
+            logits = logits - self.log_weights.view(-1, 1, 1)
+        return logits
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict:
         """mmseg's losses, after a look at the labels.

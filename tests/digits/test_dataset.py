@@ -162,7 +162,7 @@ def test_scattered_same_arguments_give_same_bytes(scattered, tmp_path):
     output = ' '.join(make_digits('--help').split())
     assert (
         'training pictures (default: classification 10000, detection 6000, '
-        'segmentation 5600, video 3200)' in output
+        'segmentation 5200, video 3200)' in output
     )
     assert (
         'validation pictures (default: classification 2000, detection 1000, '

@@ -89,7 +89,7 @@ def test_transforms_agree():
     assert_near([ours], [expected], 1e-5)
 
 
-@pytest.mark.parametrize('score', [20.0, 40.0, 1e3, 1e6])
+@pytest.mark.parametrize('score', [20.0, 30.0, 40.0, 1e3])
 def test_large_scores(score):
     """On either side of the one up to which powers of two are taken as they are."""
     torch.manual_seed(0)

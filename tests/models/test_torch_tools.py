@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
 
 from helpers.numerics import assert_near
@@ -20,6 +21,37 @@ def make(dtype=torch.float64, **kwargs):
 @pytest.fixture
 def image():
     return torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(),
+        dict(out_type='maps', map_strides=(4, 8)),
+        dict(spatial_dims=3, token_inflation=2),
+    ],
+)
+def test_backward_alone_inside_autocast(kwargs):
+    """What forward left in float32 is not multiplied in less by a backward pass."""
+    model = small_model(**kwargs)
+    frames = (4,) if 'spatial_dims' in kwargs else ()
+    inputs, found = torch.rand(2, 3, *frames, 24, 32), []
+    for enabled in (False, True):
+        model.zero_grad()
+        loss = sum(x.square().sum() for x in model(inputs))
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            loss.backward()
+        found.append([p.grad for p in model.parameters()])
+    assert_near(*found, 1e-4)
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(out_type='maps', map_strides=(4, 8))])
+def test_fake_tensors_of_a_cpu(kwargs):
+    """Shapes without values: tools that plan memory or sharding run models so."""
+    with FakeTensorMode(), torch.no_grad():
+        outputs = small_model(noise=0.0, **kwargs).eval()(torch.rand(2, 3, 24, 32))
+    real = small_model(**kwargs).eval()(torch.rand(2, 3, 24, 32))
+    assert [x.shape for x in outputs] == [x.shape for x in real]
 
 
 def loss_of(model, params, image):

@@ -173,10 +173,44 @@ CASES = {
         'mmaction2 1.2.0 cannot be imported beside transformers 4.57.6',
         'PIP uninstall -y transformers',
     ),
-    'timm is missing and transformers is not': (
-        broken(errors={'mmseg.models': "ModuleNotFoundError: No module named 'timm'"}),
+    'mmaction2 and transformers without timm': (
+        broken(
+            transformers='4.57.6',
+            errors={'mmaction.models': "ModuleNotFoundError: No module named 'timm'"},
+        ),
+        'mmaction2 1.2.0 cannot be imported beside transformers 4.57.6',
+        'PIP uninstall -y transformers',
+    ),
+    'mmseg lacks timm, with transformers': (
+        broken(
+            transformers='4.57.6',
+            errors={'mmseg.models': "ModuleNotFoundError: No module named 'timm'"},
+        ),
         'lacks timm',
         'PIP install "timm"',
+    ),
+    'mmpretrain and transformers, mmaction2 for another reason': (
+        broken(
+            transformers='5.17.0',
+            errors={
+                'mmpretrain.models': 'TypeError: NoneType takes no arguments',
+                check_env.COMPAT: "ModuleNotFoundError: No module named 'decord'",
+            },
+        ),
+        'onedl-mmpretrain 1.3.6 cannot be imported beside transformers 5.17.0',
+        'PIP uninstall -y transformers',
+    ),
+    'mmseg lacks ftfy, mmaction2 breaks on transformers': (
+        broken(
+            transformers='4.57.6',
+            errors={
+                'mmseg.models': "ModuleNotFoundError: No module named 'ftfy'",
+                check_env.COMPAT: "ImportError: cannot import name 'x' from "
+                "'transformers.modeling_utils'",
+            },
+        ),
+        'lacks ftfy',
+        'PIP install "ftfy"',
     ),
     'mmaction2 and mmcv 2.3': (
         broken(
