@@ -81,6 +81,9 @@ class TokenLabelHead(BaseModule):
             type='sparseformer_mm.segmentation.TokenLabelHead',
             in_channels=192, num_classes=11)
 
+    It also holds RoIs at the picture: all tokens share the layers that move them, so one
+    step too large takes all of them out, where they see nothing that leads back.
+
     Args:
         in_channels: width of the tokens, the backbone's ``cortex_dims``.
         num_classes: C, at least 2.
@@ -91,6 +94,8 @@ class TokenLabelHead(BaseModule):
         ignore_index: a label that counts nowhere, like all that are no class; None for
             none.
         loss_weight: of the loss.
+        outside_weight: of how far centers of RoIs are outside the picture, in its widths
+            and heights, the mean over all tokens. 0 to leave that out.
 
     Raises:
         ValueError: for a ``class_weight`` that is not one number of at least 0 for
@@ -105,6 +110,7 @@ class TokenLabelHead(BaseModule):
         grid: int = 16,
         ignore_index: Optional[int] = 255,
         loss_weight: float = 1.0,
+        outside_weight: float = 1.0,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -115,6 +121,7 @@ class TokenLabelHead(BaseModule):
         self.grid = check_count('grid', grid)
         self.ignore_index = ignore_index
         self.loss_weight = loss_weight
+        self.outside_weight = outside_weight
         self.align_corners = False  # mmseg reads it of every head
         self.fc = make_linear(in_channels, num_classes)
 
@@ -167,8 +174,9 @@ class TokenLabelHead(BaseModule):
             train_cfg: not used.
 
         Returns:
-            dict: ``loss_tokens`` and ``acc_tokens``, in percent. Tokens whose RoIs hold
-            no class of a weight above 0 are left out.
+            dict: ``loss_tokens``, ``loss_outside`` and ``acc_tokens``, in percent. Tokens
+            whose RoIs hold no class of a weight above 0 are left out of the first and the
+            last.
         """
         inputs = outputs_of(inputs)
         logits = self(inputs)
@@ -189,7 +197,10 @@ class TokenLabelHead(BaseModule):
         losses = -(target * logits.log_softmax(-1)).sum(-1)
         count = known.sum().clamp(min=1)
         right = (logits.argmax(-1) == target.argmax(-1)) & known
+        centers = at_least_float32(inputs.rois[..., :2])
+        outside = (centers - centers.clamp(0, 1)).abs().sum(-1).mean()
         return dict(
             loss_tokens=self.loss_weight * losses.sum() / count,
+            loss_outside=self.outside_weight * outside,
             acc_tokens=100 * right.sum() / count,
         )

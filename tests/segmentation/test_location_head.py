@@ -16,6 +16,10 @@ from sparseformer_mm.utils.counting import count_macs  # noqa: E402
 pytestmark = [pytest.mark.mmseg, pytest.mark.usefixtures('float64')]
 
 
+def weighted(weights):
+    return dict(type='CrossEntropyLoss', class_weight=weights)
+
+
 @pytest.mark.parametrize('residual', [False, True])
 @pytest.mark.parametrize('num_convs', [0, 1, 2])
 def test_logits_are_attention_then_convolutions_then_classifier(num_convs, residual):
@@ -71,6 +75,22 @@ def test_every_parameter_learns_and_the_loss_is_cross_entropy():
     )
     expected = F.cross_entropy(logits, labels.gt_sem_seg.data)
     torch.testing.assert_close(loss, expected)
+
+
+def test_answers_without_the_class_weights_of_the_loss():
+    weights = [0.2, 1.0, 2.0, 1.0, 0.5]
+    plain = build(head=dict(loss_decode=weighted(weights)))
+    undone = build(head=dict(loss_decode=weighted(weights), undo_class_weight=True))
+    assert undone.state_dict().keys() == plain.state_dict().keys()
+    out = tokens_of(plain, image(40, 56))
+    shares = plain.decode_head(out).softmax(1)
+    # A cross entropy so weighted is least where scores are w times the shares.
+    expected = shares / torch.tensor(weights).view(-1, 1, 1)
+    actual = undone.decode_head(out).softmax(1)
+    torch.testing.assert_close(actual, expected / expected.sum(1, keepdim=True))
+    plain.train(), undone.train()
+    logits = plain.decode_head(out)
+    torch.testing.assert_close(undone.decode_head(out), logits)
 
 
 def test_ignored_pixels_give_no_gradient():
@@ -236,6 +256,15 @@ def test_other_backbones_are_refused():
         (
             dict(input_transform='multiple_select', in_channels=[32], in_index=[0]),
             "input_transform='multiple_select' selects among maps",
+        ),
+        (dict(undo_class_weight=True), 'undo_class_weight=True, .* class_weight=None'),
+        (
+            dict(undo_class_weight=True, loss_decode=weighted([1.0] * 4)),
+            'weight above 0 for each of the 5 classes',
+        ),
+        (
+            dict(undo_class_weight=True, loss_decode=weighted([0.0] + [1.0] * 4)),
+            'weight above 0 for each of the 5 classes',
         ),
     ],
 )

@@ -93,6 +93,23 @@ def test_the_loss_is_cross_entropy_with_the_weighted_shares():
     )
 
 
+def test_rois_are_held_at_the_picture():
+    model = build(auxiliary_head=dict(AUX, outside_weight=2.0))
+    img = image(32, 48)
+    labels, head, out = sample(img), model.auxiliary_head, tokens_of(model, img)
+    assert head.loss(out, [labels])['loss_outside'] == 0  # on a grid in it
+    # One to the left by half a picture, one below by a quarter: of nine.
+    rois = out.rois.clone()
+    rois[0, 0, 0], rois[0, 1, 1] = -0.5, 1.25
+    rois.requires_grad_()
+    loss = head.loss(dataclasses.replace(out, rois=rois), [labels])['loss_outside']
+    torch.testing.assert_close(loss, torch.tensor(2.0 * 0.75 / 9))
+    loss.backward()
+    expected = torch.zeros_like(rois)
+    expected[0, 0, 0], expected[0, 1, 1] = -2 / 9, 2 / 9
+    torch.testing.assert_close(rois.grad, expected)
+
+
 @pytest.mark.parametrize(
     'preprocessed, reduced',
     # Masks of half the picture's size only mmseg pads, and says by how much.
