@@ -81,8 +81,8 @@ class TokenLabelHead(BaseModule):
             type='sparseformer_mm.segmentation.TokenLabelHead',
             in_channels=192, num_classes=11)
 
-    It also holds RoIs at the picture: all tokens share the layers that move them, so one
-    step too large takes all of them out, where they see nothing that leads back.
+    It also holds RoIs at the picture: all tokens share the layers that move them, so
+    one step too large takes all of them out, where they see nothing that leads back.
 
     Args:
         in_channels: width of the tokens, the backbone's ``cortex_dims``.
@@ -94,8 +94,8 @@ class TokenLabelHead(BaseModule):
         ignore_index: a label that counts nowhere, like all that are no class; None for
             none.
         loss_weight: of the loss.
-        outside_weight: of how far centers of RoIs are outside the picture, in its widths
-            and heights, the mean over all tokens. 0 to leave that out.
+        outside_weight: of how far centers of RoIs are outside the picture, in its
+            widths and heights, the mean over all tokens. 0 to leave that out.
 
     Raises:
         ValueError: for a ``class_weight`` that is not one number of at least 0 for
@@ -174,9 +174,9 @@ class TokenLabelHead(BaseModule):
             train_cfg: not used.
 
         Returns:
-            dict: ``loss_tokens``, ``loss_outside`` and ``acc_tokens``, in percent. Tokens
-            whose RoIs hold no class of a weight above 0 are left out of the first and the
-            last.
+            dict: ``loss_tokens``, ``loss_outside`` and ``acc_tokens``, in percent. The
+            first and the last are without tokens whose RoIs hold no class of a weight
+            above 0.
         """
         inputs = outputs_of(inputs)
         logits = self(inputs)

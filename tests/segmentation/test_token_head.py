@@ -102,7 +102,7 @@ def test_rois_are_held_at_the_picture():
     rois = out.rois.clone()
     rois[0, 0, 0], rois[0, 1, 1] = -0.5, 1.25
     rois.requires_grad_()
-    loss = head.loss(dataclasses.replace(out, rois=rois), [labels])['loss_outside']
+    loss = head.loss(out._replace(rois=rois), [labels])['loss_outside']
     torch.testing.assert_close(loss, torch.tensor(2.0 * 0.75 / 9))
     loss.backward()
     expected = torch.zeros_like(rois)
