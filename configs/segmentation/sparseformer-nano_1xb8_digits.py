@@ -16,8 +16,7 @@ model = dict(
         num_heads=4,
         num_classes=11,
         dropout_ratio=0.0,
-        # 93 % of the pixels are background; ink is found late, or never, if that counts
-        # as much.
+        # 93 % of the pixels are background; the more it counts, the later is ink found.
         loss_decode=dict(class_weight=[0.2] + [1.0] * 10),
         # Strokes come out too thick without.
         undo_class_weight=True,

@@ -1,11 +1,12 @@
 """A decode head on latent tokens (paper, appendix A.2)."""
 
+import math
 from typing import List, Optional
 
-import torch
 import torch.nn as nn
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor
@@ -94,21 +95,24 @@ class LocationAwareHead(BaseDecodeHead):
             for i in range(num_convs)
         )
         self._batches = 0
-        self.undo_class_weight = undo_class_weight
-        if undo_class_weight:
-            weights = torch.tensor(self._class_weights())
-            # In no state dict: it is the config's.
-            self.register_buffer('log_weights', weights.log(), persistent=False)
+        self._log_weights = self._log_class_weights() if undo_class_weight else None
 
-    def _class_weights(self) -> List[float]:
-        weights = getattr(self.loss_decode, 'class_weight', None)
-        if not weights or len(weights) != self.out_channels or min(weights) <= 0:
+    def _log_class_weights(self) -> List[float]:
+        loss = self.loss_decode
+        weights = getattr(loss, 'class_weight', None)
+        if (
+            not isinstance(loss, CrossEntropyLoss)
+            or weights is None
+            or len(weights) != self.out_channels
+            or min(weights) <= 0
+        ):
             raise ValueError(
-                f'undo_class_weight=True, but loss_decode has class_weight={weights}: '
-                'give one loss with a weight above 0 for each of the '
-                f'{self.out_channels} classes, or leave undo_class_weight out'
+                'undo_class_weight=True is for a CrossEntropyLoss with a weight above '
+                f'0 for each of the {self.out_channels} classes; loss_decode is '
+                f'{type(loss).__name__} with class_weight={weights}: change it, or '
+                'leave undo_class_weight out'
             )
-        return weights
+        return [math.log(weight) for weight in weights]
 
     def init_weights(self):
         if self.shortcut is not None:
@@ -128,6 +132,12 @@ class LocationAwareHead(BaseDecodeHead):
         Raises:
             TypeError, ValueError: if the backbone gives something else.
         """
+        logits = self._logits(inputs)
+        if self._log_weights is None or self.training:
+            return logits
+        return logits - logits.new_tensor(self._log_weights).view(-1, 1, 1)
+
+    def _logits(self, inputs: SparseFormerOutput) -> Tensor:
         self._check_inputs(inputs)
         feature = inputs.image_feature.permute(0, 2, 3, 1)
         extents = inputs.map_extents
@@ -138,17 +148,15 @@ class LocationAwareHead(BaseDecodeHead):
         if extents is None:
             for conv in self.convs:
                 x = conv(x)
-            return self._classify(x)
+            return self.cls_seg(x)
         inside = inside_images(x, extents)
         for conv in self.convs:  # a convolution pads with zeros, here too
             x = conv(x * inside)
-        return repeat_edges(self._classify(x), extents)
+        return repeat_edges(self.cls_seg(x), extents)
 
-    def _classify(self, x: Tensor) -> Tensor:
-        logits = self.cls_seg(x)
-        if self.undo_class_weight and not self.training:
-            logits = logits - self.log_weights.view(-1, 1, 1)
-        return logits
+    def loss(self, inputs, batch_data_samples: SampleList, train_cfg=None) -> dict:
+        """mmseg's losses, of logits with the loss's class weights in any mode."""
+        return self.loss_by_feat(self._logits(inputs), batch_data_samples)
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict:
         """mmseg's losses, after a look at the labels.

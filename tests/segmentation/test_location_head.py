@@ -88,9 +88,13 @@ def test_answers_without_the_class_weights_of_the_loss():
     expected = shares / torch.tensor(weights).view(-1, 1, 1)
     actual = undone.decode_head(out).softmax(1)
     torch.testing.assert_close(actual, expected / expected.sum(1, keepdim=True))
-    plain.train(), undone.train()
-    logits = plain.decode_head(out)
-    torch.testing.assert_close(undone.decode_head(out), logits)
+    # Losses are of logits as they are, in evaluation too.
+    samples = [sample(image(40, 56))]
+    for mode in (False, True):
+        plain.train(mode), undone.train(mode)
+        losses = [model.decode_head.loss(out, samples) for model in (plain, undone)]
+        torch.testing.assert_close(*losses)
+    torch.testing.assert_close(undone.decode_head(out), plain.decode_head(out))
 
 
 def test_ignored_pixels_give_no_gradient():
@@ -257,7 +261,14 @@ def test_other_backbones_are_refused():
             dict(input_transform='multiple_select', in_channels=[32], in_index=[0]),
             "input_transform='multiple_select' selects among maps",
         ),
-        (dict(undo_class_weight=True), 'undo_class_weight=True, .* class_weight=None'),
+        (dict(undo_class_weight=True), 'CrossEntropyLoss with class_weight=None'),
+        (
+            dict(
+                undo_class_weight=True,
+                loss_decode=dict(type='FocalLoss', class_weight=[1.0] * 5),
+            ),
+            'loss_decode is FocalLoss',
+        ),
         (
             dict(undo_class_weight=True, loss_decode=weighted([1.0] * 4)),
             'weight above 0 for each of the 5 classes',
