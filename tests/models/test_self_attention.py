@@ -67,6 +67,20 @@ def test_strided_inputs_and_gradients():
     assert_near(ours, theirs, 1e-5)
 
 
+def test_backward_alone_inside_autocast():
+    """What forward did in float32, backward does."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 7, 60, requires_grad=True)
+    found = []
+    for enabled in (False, True):
+        out = attend(qkv, 5)
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            out.backward(torch.ones_like(out), inputs=[qkv])
+        found.append(qkv.grad.clone())
+        qkv.grad = None
+    assert torch.equal(*found)
+
+
 def test_others_take_the_reference(monkeypatch):
     monkeypatch.setattr(
         self_attention, '_narrow', lambda *args: pytest.fail('fast path taken')

@@ -23,28 +23,6 @@ def image():
     return torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(1)).double()
 
 
-@pytest.mark.parametrize(
-    'kwargs',
-    [
-        dict(),
-        dict(out_type='maps', map_strides=(4, 8)),
-        dict(spatial_dims=3, token_inflation=2),
-    ],
-)
-def test_backward_alone_inside_autocast(kwargs):
-    """What forward left in float32 is not multiplied in less by a backward pass."""
-    model = small_model(**kwargs)
-    frames = (4,) if 'spatial_dims' in kwargs else ()
-    inputs, found = torch.rand(2, 3, *frames, 24, 32), []
-    for enabled in (False, True):
-        model.zero_grad()
-        loss = sum(x.square().sum() for x in model(inputs))
-        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
-            loss.backward()
-        found.append([p.grad for p in model.parameters()])
-    assert_near(*found, 1e-4)
-
-
 @pytest.mark.parametrize('kwargs', [dict(), dict(out_type='maps', map_strides=(4, 8))])
 def test_fake_tensors_of_a_cpu(kwargs):
     """Shapes without values: tools that plan memory or sharding run models so."""
