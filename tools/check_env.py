@@ -293,7 +293,7 @@ def check_mmcv(facts: Facts) -> Finding:
     return fine(f'{message}; nothing here needs them')
 
 
-def multimodal(facts: Facts, name: str, failure: str) -> Optional[Finding]:
+def multimodal(facts: Facts, shown: str, name: str, failure: str) -> Optional[Finding]:
     """Where there is transformers, mmpretrain (which mmdet and mmseg look for) and
     mmaction2 import models of pictures and words that later releases of it break."""
     version = facts.versions.get('transformers')
@@ -302,7 +302,6 @@ def multimodal(facts: Facts, name: str, failure: str) -> Optional[Finding]:
         signs += "|No module named 'timm'"
     if not version or not re.search(signs, failure):
         return None
-    shown = facts.show(LIBRARIES[name])
     return error(
         f'{shown} cannot be imported beside transformers {version}: {failure}; only '
         f'its models of pictures and words need that (keep it in another environment: '
@@ -316,7 +315,7 @@ def check_library(facts: Facts, name: str) -> Finding:
     pinned, shown = facts.pinned(names), facts.show(names)
     failure = facts.errors.get(PROBES[name], '')
     behind = facts.errors.get(COMPAT) if name == 'mmaction' else ''
-    problem = multimodal(facts, name, behind or failure)
+    problem = multimodal(facts, shown, name, behind or failure)
     if failure and problem and len(facts.installed(names)) == 1:
         return problem
     if name == 'mmaction' and re.search(r'localizers\.drn|MMCV==', failure):
