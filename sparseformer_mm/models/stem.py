@@ -16,18 +16,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..registry import MODELS
 from .arguments import check_count
 from .chunks import run_in_chunks
+from .conv_pool import channels_last, conv_pool
 from .ops import (
     at_least_float32,
-    fast_cpu,
-    is_plain,
     is_tracing,
     is_transforming,
-    needs_grad,
     needs_reference,
     no_autocast,
 )
@@ -57,12 +54,6 @@ def channel_norm(x: Tensor, biased: bool = False, eps: float = _EPS) -> Tensor:
         ratio = (channels - 1) / channels
         gain = x.new_full((channels,), ratio**0.5)
         return F.layer_norm(x, (channels,), gain, eps=eps * ratio)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    if is_transforming():  # vmap has one more axis than this layout
-        return x.contiguous()
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 class _FramewiseStem(BaseModule):
@@ -138,87 +129,6 @@ class _ConvStem(_FramewiseStem):
         nn.init.zeros_(self.conv.bias)
 
 
-def _pool(x: Tensor, **kwargs):
-    return F.max_pool2d(x, 3, stride=2, padding=1, **kwargs)
-
-
-class _ConvPool(torch.autograd.Function):
-    """Convolution and max-pool, image by image, to a map with channels in rows.
-
-    What lies between, four times as large as the map, stays in the cache, and the
-    backward pass needs of it only where the maxima were.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor], conv):
-        conv = conv.stride, conv.padding, conv.dilation, conv.groups
-        maps, places = None, None
-        for i in range(len(x)):
-            full = F.conv2d(_channels_last(x[i : i + 1]), weight, bias, *conv)
-            best, where = _pool(full, return_indices=True)
-            if maps is None:
-                shape = len(x), *best.shape[1:]
-                maps = torch.empty(
-                    shape, dtype=x.dtype, memory_format=torch.channels_last
-                )
-                places = torch.empty_like(maps, dtype=torch.int32)
-            maps[i], places[i] = best[0], where[0]
-        ctx.conv, ctx.full_shape = conv, full.shape
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(x, weight, places)
-        return maps
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight, places = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.conv
-        wanted = [*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2]]
-        grad_x = torch.empty_like(x) if wanted[0] else None
-        grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
-        # Only its shape and layout are read.
-        full = torch.empty(
-            ctx.full_shape, dtype=x.dtype, memory_format=torch.channels_last
-        )
-        for i in range(len(x)):
-            one = slice(i, i + 1)
-            grad_full = torch.ops.aten.max_pool2d_with_indices_backward(
-                _channels_last(grad[one]),
-                full,
-                [3, 3],
-                [2, 2],
-                [1, 1],
-                [1, 1],
-                False,
-                _channels_last(places[one].long()),
-            )
-            part_x, part_weight, part_bias = torch.ops.aten.convolution_backward(
-                grad_full,
-                _channels_last(x[one]),
-                weight,
-                [len(weight)],
-                stride,
-                padding,
-                dilation,
-                False,
-                [0, 0],
-                groups,
-                wanted,
-            )
-            if wanted[0]:
-                grad_x[one] = part_x
-            if wanted[1]:
-                grad_weight += part_weight
-            if wanted[2]:
-                grad_bias += part_bias
-        return (
-            grad_x,
-            grad_weight if wanted[1] else None,
-            grad_bias if wanted[2] else None,
-            None,
-        )
-
-
 @MODELS.register_module()
 class EarlyConv(_ConvStem):
     """Early convolution (paper, section 3.2): 7x7 / 2, ReLU, 3x3 / 2 max-pool, norm.
@@ -257,21 +167,8 @@ class EarlyConv(_ConvStem):
         self._reset()
 
     def forward_images(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        own_backward = (
-            is_plain(conv, nn.Conv2d)
-            and conv.padding_mode == 'zeros'
-            and not isinstance(conv.padding, str)
-            and conv.weight.dtype == x.dtype
-            and fast_cpu(x)
-            and needs_grad(x, conv.weight, conv.bias)
-        )
-        if own_backward:
-            x = _ConvPool.apply(x, conv.weight, conv.bias, conv)
-        else:
-            x = _pool(conv(_channels_last(x)))
         # The maximum commutes with ReLU, which has a quarter of the work after it.
-        return self._norm(F.relu(x, inplace=True))
+        return self._norm(F.relu(conv_pool(x, self.conv), inplace=True))
 
 
 @MODELS.register_module()
@@ -308,7 +205,7 @@ class PatchEmbed(_ConvStem):
     def forward_images(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))
-        x = self.conv(_channels_last(x))
+        x = self.conv(channels_last(x))
         return self._norm(x)
 
 

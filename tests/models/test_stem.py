@@ -1,8 +1,10 @@
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from helpers.numerics import assert_exact
+from sparseformer_mm.models import conv_pool
 from sparseformer_mm.models.stem import EarlyConv, PatchEmbed, RawPixels, channel_norm
 
 
@@ -58,6 +60,43 @@ def test_raw_pixels_are_the_input():
     assert (stem(x).permute(0, 3, 1, 2) == x).all()
 
 
+@pytest.mark.parametrize('size', [(21, 34), (24, 9), (33, 5), (1, 1)])
+@pytest.mark.parametrize('rows', [1, 2, 3, 100])
+def test_maps_made_in_strips_are_torchs(size, rows, monkeypatch):
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    for conv in (
+        nn.Conv2d(3, 6, 7, stride=2, padding=3),
+        nn.Conv2d(3, 6, 3, padding=1, bias=False),
+        nn.Conv2d(3, 6, (5, 1), stride=(3, 2), padding=(4, 0), dilation=(2, 1)),
+    ):
+        conv.double()
+        columns = conv(image).shape[-1]
+        monkeypatch.setattr(conv_pool, '_MAX_BETWEEN', rows * 2 * columns * 6)
+        expected = F.max_pool2d(conv(image), 3, 2, 1)
+        monkeypatch.setattr(conv_pool, 'fast_cpu', lambda x: True)
+        cotangent = torch.randn_like(expected)
+        args = [image, *conv.parameters()]
+        maps = conv_pool.conv_pool(image, conv)
+        assert_exact(maps, expected)
+        with torch.no_grad():
+            assert_exact(conv_pool.conv_pool(image, conv), expected)
+        for ours, theirs in zip(
+            torch.autograd.grad((maps * cotangent).sum(), args),
+            torch.autograd.grad((expected * cotangent).sum(), args),
+        ):
+            assert_exact(ours, theirs)
+
+
+def test_large_images_are_cut_into_strips():
+    conv = nn.Conv2d(3, 96, 7, stride=2, padding=3)
+    (strip,) = conv_pool._strips(torch.empty(1, 3, 224, 224), conv)
+    assert strip.out == slice(0, 56)
+    strips = conv_pool._strips(torch.empty(1, 3, 800, 1136), conv)
+    assert [s.between for s in strips[:2]] == [(26, 568), (28, 568)]
+    assert strips[-1].out.stop == 200
+
+
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('wanted', ['weights', 'image', 'both'])
 def test_backward_image_by_image_is_torchs(bias, wanted, monkeypatch):
@@ -73,7 +112,7 @@ def test_backward_image_by_image_is_torchs(bias, wanted, monkeypatch):
     results = []
     for fast in (True, False):
         monkeypatch.setattr(
-            'sparseformer_mm.models.stem.fast_cpu', lambda x, fast=fast: fast
+            'sparseformer_mm.models.conv_pool.fast_cpu', lambda x, fast=fast: fast
         )
         maps = stem.forward_images(image)
         results.append([maps, *torch.autograd.grad((maps * cotangent).sum(), args)])
