@@ -31,6 +31,8 @@ _HOOKS = tuple(
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, '_linear_pointwise'
 )
+# torch before 2.6 does not.
+_TELLS_EXPORT = hasattr(torch.compiler, '_is_exporting_flag')
 
 
 def is_tracing() -> bool:
@@ -49,7 +51,8 @@ def is_compiling_inference(like: Tensor) -> bool:
     return (
         like.device.type == 'cpu'
         and not torch.is_grad_enabled()
-        and not getattr(torch.compiler, '_is_exporting_flag', True)
+        and _TELLS_EXPORT
+        and not torch.compiler._is_exporting_flag
         and torch.compiler.is_compiling()
     )
 
@@ -185,6 +188,57 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def _compiles_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        FAST_OPS
+        and _OPERATORS is not None
+        and is_compiling_inference(x)
+        and x.dtype == weight.dtype == torch.float32
+        and autocast_dtype('cpu') is None
+    )
+
+
+def _define_operators():
+    """Products that compilers take as they are.
+
+    What inductor makes of ``F.linear`` is as slow as that, packed or not.
+    """
+    library = torch.library.Library('sparseformer_mm', 'DEF')
+
+    def define(name: str, schema: str, run, like):
+        library.define(name + schema, tags=[torch.Tag.flexible_layout])
+        for backend in ('CPU', 'MkldnnCPU'):  # the latter for packed weights
+            library.impl(name, run, backend)
+        library.impl(name, like, 'Meta')
+
+    define(
+        'linear',
+        '(Tensor x, Tensor weight, Tensor? bias) -> Tensor',
+        lambda x, weight, bias: (
+            _onednn(x, weight, bias) if weight.is_mkldnn else _product(x, weight, bias)
+        ),
+        lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])),
+    )
+    define(
+        'pack',
+        '(Tensor weight) -> Tensor',
+        lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight.detach()),
+        torch.empty_like,
+    )
+    return library
+
+
+_OPERATORS = _define_operators() if _HAS_ONEDNN and _TELLS_EXPORT else None
+
+
+def _compiled_product(x: Tensor, weight: Tensor, bias) -> Tensor:
+    from torch._inductor import config  # slow to import, and compilers have
+
+    if config.freezing:  # Weights are constants, and packed while compiling.
+        weight = torch.ops.sparseformer_mm.pack(weight)
+    return torch.ops.sparseformer_mm.linear(x, weight, bias)
+
+
 def linear(x: Tensor, weight: Tensor, bias=None, gelu: bool = False) -> Tensor:
     """``F.linear``, through oneDNN where that is faster (float32 on CPU).
 
@@ -194,6 +248,8 @@ def linear(x: Tensor, weight: Tensor, bias=None, gelu: bool = False) -> Tensor:
         bias: (out_features,) or None.
         gelu: of ``GELU(x)`` instead of ``x``; training then keeps ``x`` only.
     """
+    if _compiles_onednn(x, weight):
+        return _compiled_product(F.gelu(x) if gelu else x, weight, bias)
     if not _use_onednn(x, weight):
         return F.linear(F.gelu(x) if gelu else x, weight, bias)
     if needs_grad(x, weight, bias):

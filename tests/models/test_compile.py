@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch._inductor import config as inductor
 
 from helpers.numerics import assert_near
 from helpers.small_model import small_bootstrapped, small_model
@@ -69,6 +72,63 @@ def test_compiled_inference_gets_neither_grid_sample_nor_a_fused_kernel(learns):
     assert_near([out], [expected], 1e-5)
     for name in ('grid_sample', 'scaled_dot_product'):
         assert (name in graphs[0]) is learns
+
+
+@pytest.mark.skipif(not MODERN, reason='older compilers do not say what they do')
+@pytest.mark.parametrize(
+    'fast, learns, freezing, operators',
+    [
+        (True, False, False, {'linear'}),
+        (True, False, True, {'linear', 'pack'}),
+        (False, False, True, set()),
+        (True, True, True, set()),
+    ],
+)
+def test_compiled_inference_keeps_the_fast_products(
+    fast, learns, freezing, operators, monkeypatch
+):
+    model, graphs = small_model().eval(), []
+
+    def keep(graph, _):
+        graphs.append(graph.graph)
+        return graph
+
+    monkeypatch.setattr(ops, 'FAST_OPS', fast)
+    inputs = torch.randn(2, 3, 32, 40)
+    with torch.set_grad_enabled(learns), inductor.patch(freezing=freezing):
+        (out,) = torch.compile(model, fullgraph=True, backend=keep)(inputs)
+        (expected,) = model(inputs)
+    assert_near([out], [expected], 1e-5)
+    targets = [node.target for node in graphs[0].nodes if node.op == 'call_function']
+    ours = torch.ops.sparseformer_mm
+    assert {name for name in ('linear', 'pack') if getattr(ours, name) in targets} == (
+        operators
+    )
+    plain = torch._C._nn.linear in targets
+    assert plain is not ('linear' in operators)
+
+
+@pytest.mark.skipif(not MODERN, reason='older compilers do not say what they do')
+def test_frozen_weights_are_packed_while_compiling():
+    layer = nn.Linear(48, 96).eval()
+    x = torch.randn(2, 7, 48)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return ops.project_gelu(x, self.layer)
+
+    with torch.no_grad(), inductor.patch(freezing=True):
+        run = torch.compile(Model())
+        assert_near([run(x)], [layer(F.gelu(x))], 1e-5)
+        with torch.profiler.profile() as profile:
+            assert_near([run(x)], [layer(F.gelu(x))], 1e-5)
+    called = {event.key for event in profile.key_averages()}
+    assert 'mkldnn::_linear_pointwise' in called
+    assert 'mkldnn::_reorder_linear_weight' not in called
 
 
 @pytest.mark.skipif(not MODERN, reason='torch.export of this torch is a prototype')
