@@ -169,8 +169,7 @@ def conv_pool(x: Tensor, conv: nn.Module) -> Tensor:
         is_plain(conv, nn.Conv2d)
         and conv.padding_mode == 'zeros'
         and not isinstance(conv.padding, str)
-        and conv.weight.dtype == x.dtype
-        and fast_cpu(x)
+        and fast_cpu(x, conv.weight, conv.bias)
     )
     if not in_strips:
         return _pool(conv(channels_last(x)))

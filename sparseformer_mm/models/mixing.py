@@ -46,7 +46,7 @@ def mix(
     if point_bias is not None:
         point_bias = point_bias.to(x.dtype)
     args = x, weights, channel_bias, point_bias, out_points, channel_gelu
-    if not (fast_cpu(x) and weights.dtype == x.dtype):
+    if not fast_cpu(*args[:4]):
         return _mix(*args)
     if needs_grad(*args[:4]):
         return _Mix.apply(*args)

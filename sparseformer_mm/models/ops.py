@@ -15,13 +15,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 FAST_OPS = True
 TRACE_GATHER = False
+
+_PLAIN = Tensor, nn.Parameter
 
 # Hooks of a module; torch has the same for all modules, as _global_*.
 _HOOKS = tuple(
@@ -150,17 +151,22 @@ class _OneDNNLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None
 
 
-def fast_cpu(x: Tensor) -> bool:
-    """True where fast paths for float32 on a CPU may be taken on ``x``.
+def fast_cpu(*tensors: Optional[Tensor]) -> bool:
+    """True where fast paths for float32 on a CPU may be taken (None is no tensor).
 
-    Not on fake tensors: some paths depend on values.
+    Not on subclasses of tensors: fake ones have no values, on which some paths depend,
+    quantized and sharded ones know torch's own functions only.
     """
     return (
         not needs_reference()
-        and not isinstance(x, FakeTensor)
-        and x.device.type == 'cpu'
-        and x.dtype == torch.float32
-        and x.numel() > 0
+        and all(
+            type(x) in _PLAIN
+            and x.device.type == 'cpu'
+            and x.dtype == torch.float32
+            and x.numel() > 0
+            for x in tensors
+            if x is not None
+        )
         and autocast_dtype('cpu') is None
     )
 
@@ -180,30 +186,30 @@ def even_slices(count: int, at_most: int) -> List[slice]:
 
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
-        fast_cpu(x)
-        and weight.dtype == torch.float32
-        and _HAS_ONEDNN
-        and torch.backends.mkldnn.enabled
-    )
+    return fast_cpu(x, weight) and _HAS_ONEDNN and torch.backends.mkldnn.enabled
 
 
 def _compiles_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         FAST_OPS
-        and _OPERATORS is not None
+        and _HAS_OPERATORS
         and is_compiling_inference(x)
         and x.dtype == weight.dtype == torch.float32
+        and type(weight) in _PLAIN
         and autocast_dtype('cpu') is None
     )
 
 
-def _define_operators():
-    """Products that compilers take as they are.
+def _define_operators(library: torch.library.Library):
+    """Define products that compilers take as they are.
 
     What inductor makes of ``F.linear`` is as slow as that, packed or not.
     """
-    library = torch.library.Library('sparseformer_mm', 'DEF')
+
+    def run_linear(x: Tensor, weight: Tensor, bias) -> Tensor:
+        if weight.is_mkldnn:
+            return _onednn(x, weight, bias)
+        return _product(x, weight, bias)
 
     def define(name: str, schema: str, run, like):
         library.define(name + schema, tags=[torch.Tag.flexible_layout])
@@ -214,9 +220,7 @@ def _define_operators():
     define(
         'linear',
         '(Tensor x, Tensor weight, Tensor? bias) -> Tensor',
-        lambda x, weight, bias: (
-            _onednn(x, weight, bias) if weight.is_mkldnn else _product(x, weight, bias)
-        ),
+        run_linear,
         lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])),
     )
     define(
@@ -225,10 +229,12 @@ def _define_operators():
         lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight.detach()),
         torch.empty_like,
     )
-    return library
 
 
-_OPERATORS = _define_operators() if _HAS_ONEDNN and _TELLS_EXPORT else None
+_HAS_OPERATORS = _HAS_ONEDNN and _TELLS_EXPORT
+_LIBRARY = torch.library.Library('sparseformer_mm', 'DEF')  # lasts as long as its name
+if _HAS_OPERATORS:
+    _define_operators(_LIBRARY)
 
 
 def _compiled_product(x: Tensor, weight: Tensor, bias) -> Tensor:

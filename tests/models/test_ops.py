@@ -146,3 +146,24 @@ def test_even_slices(count, at_most):
     lengths = [part.stop - part.start for part in slices]
     assert max(lengths, default=0) <= max(1, at_most)
     assert max(lengths, default=0) - min(lengths, default=0) <= 1
+
+
+def test_weights_of_other_kinds_get_torchs_own_functions():
+    """Quantized and sharded ones are subclasses, which know those only."""
+    called = []
+
+    class Quantized(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            called.append(function)
+            return super().__torch_function__(function, types, args, kwargs)
+
+    x, weight = torch.randn(4, 6), torch.randn(3, 6)
+    layer = ops.make_linear(6, 3)
+    layer.weight = torch.nn.Parameter(weight.as_subclass(Quantized))
+    with torch.no_grad():
+        assert_near([ops.project(x, layer)], [F.linear(x, weight, layer.bias)], SUMS)
+    assert F.linear in called
+    called.clear()
+    assert_near([ops.linear(x.as_subclass(Quantized), weight)], [x @ weight.t()], SUMS)
+    assert F.linear in called

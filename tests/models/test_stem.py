@@ -74,7 +74,7 @@ def test_maps_made_in_strips_are_torchs(size, rows, monkeypatch):
         columns = conv(image).shape[-1]
         monkeypatch.setattr(conv_pool, '_MAX_BETWEEN', rows * 2 * columns * 6)
         expected = F.max_pool2d(conv(image), 3, 2, 1)
-        monkeypatch.setattr(conv_pool, 'fast_cpu', lambda x: True)
+        monkeypatch.setattr(conv_pool, 'fast_cpu', lambda *tensors: True)
         cotangent = torch.randn_like(expected)
         args = [image, *conv.parameters()]
         maps = conv_pool.conv_pool(image, conv)
@@ -112,7 +112,8 @@ def test_backward_image_by_image_is_torchs(bias, wanted, monkeypatch):
     results = []
     for fast in (True, False):
         monkeypatch.setattr(
-            'sparseformer_mm.models.conv_pool.fast_cpu', lambda x, fast=fast: fast
+            'sparseformer_mm.models.conv_pool.fast_cpu',
+            lambda *tensors, fast=fast: fast,
         )
         maps = stem.forward_images(image)
         results.append([maps, *torch.autograd.grad((maps * cotangent).sum(), args)])
