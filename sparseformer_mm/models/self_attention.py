@@ -22,6 +22,7 @@ from .ops import (
     is_compiling_inference,
     is_transforming,
     needs_grad,
+    needs_reference,
     no_autocast,
 )
 
@@ -133,12 +134,17 @@ def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return (value.transpose(-2, -1) @ weights).transpose(-2, -1)
 
 
+def _is_half_on_cpu(x: Tensor) -> bool:
+    halves = torch.bfloat16, torch.float16
+    return x.dtype in halves and x.device.type == 'cpu' and not needs_reference()
+
+
 def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """Softmax attention of tokens among themselves.
 
-    torch's fused kernel; on a CPU in float32, with narrow heads and few tokens, the
-    form of this module, for ``torch.compile`` in plain operations; these too inside
-    torch.func's transforms, not all of which know fused kernels.
+    torch's fused kernel; on a CPU, with narrow heads and few tokens, the form of this
+    module (in float32, of half numbers too), for ``torch.compile`` in plain operations;
+    these also inside torch.func's transforms, not all of which know fused kernels.
 
     Args:
         qkv: (B, N, 3 d), the queries of all heads, then keys, then values.
@@ -149,6 +155,10 @@ def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """
     _, num_tokens, channels = qkv.shape
     narrow = channels <= 3 * num_heads * _MAX_WIDTH and num_tokens <= _MAX_TOKENS
+    if narrow and _is_half_on_cpu(qkv):
+        # torch's kernel would take two fifths of a training step in bfloat16.
+        with no_autocast(qkv):
+            return self_attention(qkv.float(), num_heads).to(qkv.dtype)
     if narrow and fast_cpu(qkv):
         if needs_grad(qkv):
             return _NarrowAttention.apply(qkv, num_heads)

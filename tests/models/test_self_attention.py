@@ -67,6 +67,21 @@ def test_strided_inputs_and_gradients():
     assert_near(ours, theirs, 1e-5)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_half_numbers_are_computed_in_float32(dtype, autocast):
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 7, 60).to(dtype).requires_grad_()
+    cotangent = torch.randn(2, 7, 20).to(dtype)
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        ours = with_gradient(attend, qkv, 5, cotangent)
+    full = qkv.detach().float().requires_grad_()
+    theirs = with_gradient(attend, full, 5, cotangent.float())
+    for mine, exact in zip(ours, theirs):
+        assert mine.dtype == dtype
+        assert torch.equal(mine, exact.to(dtype))
+
+
 def test_backward_alone_inside_autocast():
     """What forward did in float32, backward does."""
     torch.manual_seed(0)
@@ -86,13 +101,14 @@ def test_others_take_the_reference(monkeypatch):
         self_attention, '_narrow', lambda *args: pytest.fail('fast path taken')
     )
     many, wide = torch.randn(1, 1001, 12), torch.randn(1, 3, 3 * 11)
-    others = many[:, :3].double(), many[:, :3].bfloat16(), many[:0]
+    others = many[:, :3].double(), many[:0], many[:0].bfloat16(), wide.bfloat16()
     for qkv in (many, wide, *others):
         assert attend(qkv, 1).dtype == qkv.dtype
     few = many[:, :3]
     torch.func.grad(lambda x: attend(x, 2).sum())(few)
     monkeypatch.setattr(ops, 'FAST_OPS', False)
     attend(few, 2)
+    attend(few.bfloat16(), 2)
 
 
 def test_transforms_agree():
