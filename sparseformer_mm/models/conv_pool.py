@@ -5,7 +5,7 @@ which no cache holds more than a part. A strip of it stays there, and the backwa
 needs of it only where the maxima were.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -32,9 +32,10 @@ def _pool(x: Tensor, **kwargs):
 
 
 class _Strip(NamedTuple):
-    """Rows of the map, and what they are made of.
+    """Rows of the maps of some images, and what they are made of.
 
     Attributes:
+        images: which ones; several where all of each is one strip.
         out: rows of the map.
         extra: 1 if a pooled row comes before these, which is not right: its window
             reaches out of the strip.
@@ -43,6 +44,7 @@ class _Strip(NamedTuple):
         between: rows and columns that the convolution gives.
     """
 
+    images: slice
     out: slice
     extra: int
     rows: slice
@@ -50,48 +52,54 @@ class _Strip(NamedTuple):
     between: Tuple[int, int]
 
 
-def _strips(image: Tensor, conv: nn.Conv2d) -> List[_Strip]:
-    reach = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size)]
-    sides = zip(image.shape[2:], conv.padding, reach, conv.stride)
-    rows, columns = ((side + 2 * p - r) // s + 1 for side, p, r, s in sides)
-    strips = []
-    at_most = _MAX_BETWEEN // (2 * columns * conv.out_channels)
-    for out in even_slices((rows + 1) // 2, at_most):
-        # A window is the row of twice the pooled one's number and its two neighbors.
-        extra = int(out.start > 0)
-        first, end = 2 * (out.start - extra), min(2 * out.stop, rows)
-        top = first * conv.stride[0] - conv.padding[0]
-        bottom = (end - 1) * conv.stride[0] - conv.padding[0] + reach[0]
-        read = slice(max(0, top), min(image.shape[2], bottom))
-        margins = read.start - top, bottom - read.stop
-        strips.append(_Strip(out, extra, read, margins, (end - first, columns)))
-    return strips
+def _sides(image: Tensor, conv: nn.Conv2d) -> List[int]:
+    """Rows and columns that the convolution gives; 0 or less where it would raise."""
+    return [
+        (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for side, padding, dilation, kernel, stride in zip(
+            image.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride
+        )
+    ]
 
 
-def _read(image: Tensor, strip: _Strip) -> Tensor:
-    return channels_last(F.pad(image[:, :, strip.rows], (0, 0, *strip.margins)))
+def _strips(x: Tensor, conv: nn.Conv2d) -> Iterator[_Strip]:
+    num_images, height = x.shape[0], x.shape[2]
+    stride, padding = conv.stride[0], conv.padding[0]
+    reach = conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
+    rows, columns = _sides(x, conv)
+    row = columns * conv.out_channels
+    for images in even_slices(num_images, _MAX_BETWEEN // (rows * row)):
+        for out in even_slices((rows + 1) // 2, _MAX_BETWEEN // (2 * row)):
+            # A window is the row of twice the pooled one's number and both beside it.
+            extra = int(out.start > 0)
+            first, end = 2 * (out.start - extra), min(2 * out.stop, rows)
+            top = first * stride - padding
+            bottom = (end - 1) * stride - padding + reach
+            read = slice(max(0, top), min(height, bottom))
+            margins = read.start - top, bottom - read.stop
+            yield _Strip(images, out, extra, read, margins, (end - first, columns))
 
 
-def _forward(x: Tensor, weight, bias, conv: nn.Conv2d, places: bool):
+def _read(x: Tensor, strip: _Strip) -> Tensor:
+    part = x[strip.images, :, strip.rows]
+    return channels_last(F.pad(part, (0, 0, *strip.margins)))
+
+
+def _forward(x: Tensor, weight, bias, conv: nn.Conv2d, places: bool) -> List[Tensor]:
     """Maps with channels in rows and, if wanted, the place of each number of them in
     the convolution of its strip."""
-    strips = _strips(x, conv)
-    filled = []
+    rows, columns = _sides(x, conv)
+    shape = len(x), conv.out_channels, (rows + 1) // 2, (columns + 1) // 2
+    filled = [
+        torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+        for dtype in ((x.dtype, torch.int32) if places else (x.dtype,))
+    ]
     args = conv.stride, (0, conv.padding[1]), conv.dilation, conv.groups
-    for i in range(len(x)):
-        for strip in strips:
-            full = F.conv2d(_read(x[i : i + 1], strip), weight, bias, *args)
-            pooled = _pool(full, return_indices=places)
-            pooled = pooled if places else (pooled,)
-            if not filled:
-                _, channels, _, width = pooled[0].shape
-                shape = len(x), channels, strips[-1].out.stop, width
-                filled = [
-                    torch.empty(shape, dtype=d, memory_format=torch.channels_last)
-                    for d, _ in zip((x.dtype, torch.int32), pooled)
-                ]
-            for whole, part in zip(filled, pooled):
-                whole[i, :, strip.out] = part[0, :, strip.extra :]
+    for strip in _strips(x, conv):
+        full = F.conv2d(_read(x, strip), weight, bias, *args)
+        pooled = _pool(full, return_indices=places)
+        for whole, part in zip(filled, pooled if places else [pooled]):
+            whole[strip.images, :, strip.out] = part[:, :, strip.extra :]
     return filled
 
 
@@ -111,47 +119,45 @@ class _ConvPool(torch.autograd.Function):
         wanted = [*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2]]
         likes = x, weight, weight[:, 0, 0, 0]
         grads = [torch.zeros_like(t) if w else None for t, w in zip(likes, wanted)]
-        for i in range(len(x)):
-            for strip in _strips(x, conv):
-                one = slice(i, i + 1), slice(None), strip.out
-                above = 0, 0, strip.extra, 0
-                full = torch.empty(  # Only its shape and layout are read.
-                    1,
-                    channels,
-                    *strip.between,
-                    dtype=x.dtype,
-                    memory_format=torch.channels_last,
-                )
-                grad_full = torch.ops.aten.max_pool2d_with_indices_backward(
-                    channels_last(F.pad(grad[one], above)),
-                    full,
-                    [3, 3],
-                    [2, 2],
-                    [1, 1],
-                    [1, 1],
-                    False,
-                    channels_last(F.pad(places[one].long(), above)),
-                )
-                part_x, *parts = torch.ops.aten.convolution_backward(
-                    grad_full,
-                    _read(x[i : i + 1], strip),
-                    weight,
-                    [channels],
-                    conv.stride,
-                    (0, conv.padding[1]),
-                    conv.dilation,
-                    False,
-                    [0, 0],
-                    conv.groups,
-                    wanted,
-                )
-                if wanted[0]:
-                    above, below = strip.margins
-                    part_x = part_x[0, :, above : part_x.shape[2] - below]
-                    grads[0][i, :, strip.rows] += part_x
-                for whole, part in zip(grads[1:], parts):
-                    if whole is not None:
-                        whole += part
+        for strip in _strips(x, conv):
+            some = strip.images, slice(None), strip.out
+            part = _read(x, strip)
+            above = 0, 0, strip.extra, 0
+            full = torch.empty(  # Only its shape and layout are read.
+                (len(part), channels, *strip.between),
+                dtype=x.dtype,
+                memory_format=torch.channels_last,
+            )
+            grad_full = torch.ops.aten.max_pool2d_with_indices_backward(
+                channels_last(F.pad(grad[some], above)),
+                full,
+                [3, 3],
+                [2, 2],
+                [1, 1],
+                [1, 1],
+                False,
+                channels_last(F.pad(places[some].long(), above)),
+            )
+            part_x, *parts = torch.ops.aten.convolution_backward(
+                grad_full,
+                part,
+                weight,
+                [channels],
+                conv.stride,
+                (0, conv.padding[1]),
+                conv.dilation,
+                False,
+                [0, 0],
+                conv.groups,
+                wanted,
+            )
+            if wanted[0]:
+                above, below = strip.margins
+                part_x = part_x[:, :, above : part_x.shape[2] - below]
+                grads[0][strip.images, :, strip.rows] += part_x
+            for whole, part in zip(grads[1:], parts):
+                if whole is not None:
+                    whole += part
         return (*grads, None)
 
 
@@ -169,7 +175,9 @@ def conv_pool(x: Tensor, conv: nn.Module) -> Tensor:
         is_plain(conv, nn.Conv2d)
         and conv.padding_mode == 'zeros'
         and not isinstance(conv.padding, str)
+        and conv.padding[0] < conv.kernel_size[0]  # else a strip may be all padding
         and fast_cpu(x, conv.weight, conv.bias)
+        and min(_sides(x, conv)) > 0
     )
     if not in_strips:
         return _pool(conv(channels_last(x)))

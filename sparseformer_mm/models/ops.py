@@ -151,23 +151,23 @@ class _OneDNNLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None
 
 
-def fast_cpu(*tensors: Optional[Tensor]) -> bool:
-    """True where fast paths for float32 on a CPU may be taken (None is no tensor).
+def _are_plain(*tensors: Optional[Tensor]) -> bool:
+    """Float32 on a CPU, without autocast and of no class of their own: fake tensors
+    have no values, on which some paths depend, and quantized and sharded ones know
+    torch's own functions only."""
+    return autocast_dtype('cpu') is None and all(
+        type(x) in _PLAIN and x.device.type == 'cpu' and x.dtype == torch.float32
+        for x in tensors
+        if x is not None
+    )
 
-    Not on subclasses of tensors: fake ones have no values, on which some paths depend,
-    quantized and sharded ones know torch's own functions only.
-    """
+
+def fast_cpu(*tensors: Optional[Tensor]) -> bool:
+    """True where fast paths for float32 on a CPU may be taken (None is no tensor)."""
     return (
         not needs_reference()
-        and all(
-            type(x) in _PLAIN
-            and x.device.type == 'cpu'
-            and x.dtype == torch.float32
-            and x.numel() > 0
-            for x in tensors
-            if x is not None
-        )
-        and autocast_dtype('cpu') is None
+        and _are_plain(*tensors)
+        and all(x.numel() > 0 for x in tensors if x is not None)
     )
 
 
@@ -185,18 +185,17 @@ def even_slices(count: int, at_most: int) -> List[slice]:
     return [slice(*pair) for pair in zip(ends, ends[1:])]
 
 
-def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    return fast_cpu(x, weight) and _HAS_ONEDNN and torch.backends.mkldnn.enabled
+def _use_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
+    return fast_cpu(x, weight, bias) and _HAS_ONEDNN and torch._C._get_mkldnn_enabled()
 
 
-def _compiles_onednn(x: Tensor, weight: Tensor) -> bool:
+def _compiles_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
     return (
         FAST_OPS
         and _HAS_OPERATORS
         and is_compiling_inference(x)
-        and x.dtype == weight.dtype == torch.float32
-        and type(weight) in _PLAIN
-        and autocast_dtype('cpu') is None
+        and not is_transforming()
+        and _are_plain(x, weight, bias)
     )
 
 
@@ -206,10 +205,18 @@ def _define_operators(library: torch.library.Library):
     What inductor makes of ``F.linear`` is as slow as that, packed or not.
     """
 
-    def run_linear(x: Tensor, weight: Tensor, bias) -> Tensor:
+    def run_linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
         if weight.is_mkldnn:
             return _onednn(x, weight, bias)
-        return _product(x, weight, bias)
+        if torch.backends.mkldnn.enabled and x.numel() > 0:
+            return _product(x, weight, bias)
+        return F.linear(x, weight, bias)
+
+    def run_pack(weight: Tensor) -> Tensor:
+        if torch._guards.TracingContext.try_get() is None:
+            # Not run by the compiler, which has found that it is no constant.
+            return weight.clone()
+        return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
     def define(name: str, schema: str, run, like):
         library.define(name + schema, tags=[torch.Tag.flexible_layout])
@@ -223,18 +230,14 @@ def _define_operators(library: torch.library.Library):
         run_linear,
         lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])),
     )
-    define(
-        'pack',
-        '(Tensor weight) -> Tensor',
-        lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight.detach()),
-        torch.empty_like,
-    )
+    define('pack', '(Tensor weight) -> Tensor', run_pack, torch.empty_like)
 
 
 _HAS_OPERATORS = _HAS_ONEDNN and _TELLS_EXPORT
-_LIBRARY = torch.library.Library('sparseformer_mm', 'DEF')  # lasts as long as its name
-if _HAS_OPERATORS:
-    _define_operators(_LIBRARY)
+if '_LIBRARY' not in globals():  # else this file is loaded again
+    _LIBRARY = torch.library.Library('sparseformer_mm', 'DEF')  # lasts as its name does
+    if _HAS_OPERATORS:
+        _define_operators(_LIBRARY)
 
 
 def _compiled_product(x: Tensor, weight: Tensor, bias) -> Tensor:
@@ -254,9 +257,9 @@ def linear(x: Tensor, weight: Tensor, bias=None, gelu: bool = False) -> Tensor:
         bias: (out_features,) or None.
         gelu: of ``GELU(x)`` instead of ``x``; training then keeps ``x`` only.
     """
-    if _compiles_onednn(x, weight):
+    if _compiles_onednn(x, weight, bias):
         return _compiled_product(F.gelu(x) if gelu else x, weight, bias)
-    if not _use_onednn(x, weight):
+    if not _use_onednn(x, weight, bias):
         return F.linear(F.gelu(x) if gelu else x, weight, bias)
     if needs_grad(x, weight, bias):
         return _OneDNNLinear.apply(x, weight, bias, gelu)

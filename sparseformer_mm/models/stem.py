@@ -30,6 +30,8 @@ from .ops import (
 )
 
 _EPS = 1e-7  # added to the variance (authors' training code)
+# Of images at a time at inference: four of 224 x 224.
+_MAX_PIXELS = 200_704
 
 
 def channel_norm(x: Tensor, biased: bool = False, eps: float = _EPS) -> Tensor:
@@ -114,10 +116,12 @@ class _ConvStem(_FramewiseStem):
         return channel_norm(x, self.biased_norm, self.norm_eps)
 
     def _chunk(self, x: Tensor) -> Optional[int]:
-        # On CPU, one image at a time keeps the convolution's output in the cache.
+        # On CPU, maps are normalised while they are in the cache.
         fast = x.device.type == 'cpu' and not needs_reference()
         if fast and not torch.is_grad_enabled():
-            return 1
+            pixels = x.shape[-2] * x.shape[-1]
+            at_most = max(1, _MAX_PIXELS // pixels)
+            return at_most if at_most * pixels * x.shape[1] < x.numel() else None
         return self.frames_per_chunk if x.dim() == 5 else None
 
     def init_weights(self):

@@ -1,5 +1,7 @@
 """torch.compile, torch.export: one graph, the same answer."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn as nn
@@ -129,6 +131,59 @@ def test_frozen_weights_are_packed_while_compiling():
     called = {event.key for event in profile.key_averages()}
     assert 'mkldnn::_linear_pointwise' in called
     assert 'mkldnn::_reorder_linear_weight' not in called
+
+
+@pytest.mark.skipif(not MODERN, reason='older compilers do not say what they do')
+@pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
+def test_weights_that_are_not_constant_are_not_packed(backend):
+    """``freezing`` or not: an argument, and a layer whose result is trained on."""
+    layer, x = nn.Linear(48, 96), torch.randn(7, 48)
+    bias = torch.zeros(96, requires_grad=True)
+
+    def teach(x):
+        with torch.no_grad():
+            out = ops.project(x, layer)
+        return out + bias
+
+    with inductor.patch(freezing=True):
+        with torch.no_grad():
+            run = torch.compile(ops.linear, backend=backend)
+            for weight in (layer.weight.detach(), layer.weight.detach() * 2):
+                assert_near([run(x, weight)], [F.linear(x, weight)], 1e-5)
+        out = torch.compile(teach, backend=backend)(x)
+        assert_near([out], [layer(x)], 1e-5)
+    out.sum().backward()
+    assert torch.equal(bias.grad, torch.full((96,), 7.0))
+
+
+@pytest.mark.skipif(not MODERN, reason='older compilers do not say what they do')
+@torch.no_grad()
+def test_compiled_transforms_and_settings_get_plain_products():
+    layer, x = ops.make_linear(6, 3), torch.randn(4, 6)
+
+    def slope(x):
+        return torch.func.jvp(lambda x: ops.project(x, layer), (x,), (x,))[1]
+
+    run = torch.compile(slope, backend='aot_eager')
+    assert_near([run(x)], [F.linear(x, layer.weight)], 1e-5)
+    with torch.backends.mkldnn.flags(
+        enabled=False
+    ), torch.profiler.profile() as profile:
+        torch.compile(lambda x: ops.project(x, layer), backend='aot_eager')(x)
+    called = {event.key for event in profile.key_averages()}
+    assert 'sparseformer_mm::linear' in called
+    assert 'mkldnn::_linear_pointwise' not in called
+
+
+@pytest.mark.skipif(not MODERN, reason='older compilers do not say what they do')
+def test_operators_outlive_a_reload():
+    importlib.reload(ops)
+    x, weight = torch.randn(4, 6), torch.randn(3, 6)
+    run = torch.ops.sparseformer_mm.linear
+    assert_near([run(x, weight, None)], [F.linear(x, weight)], 1e-5)
+    assert run(x[:0], weight, None).shape == (0, 3)
+    empty = run(x[:, :0], weight[:, :0], weight[:, 0])
+    assert torch.equal(empty, weight[:, 0].expand(4, 3))
 
 
 @pytest.mark.skipif(not MODERN, reason='torch.export of this torch is a prototype')

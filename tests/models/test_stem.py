@@ -25,7 +25,7 @@ def test_early_conv_is_the_plain_form(size):
     y = F.max_pool2d(F.relu(stem.conv(x)), 3, 2, 1)
     expected = channel_norm(y.permute(0, 2, 3, 1))
     torch.testing.assert_close(stem(x), expected)
-    with torch.no_grad():  # one image at a time
+    with torch.no_grad():
         torch.testing.assert_close(stem(x), expected.detach())
     assert stem(x).shape[1:3] == (-(-size[0] // 4), -(-size[1] // 4))
 
@@ -69,6 +69,8 @@ def test_maps_made_in_strips_are_torchs(size, rows, monkeypatch):
         nn.Conv2d(3, 6, 7, stride=2, padding=3),
         nn.Conv2d(3, 6, 3, padding=1, bias=False),
         nn.Conv2d(3, 6, (5, 1), stride=(3, 2), padding=(4, 0), dilation=(2, 1)),
+        nn.Conv2d(3, 6, 5, padding=2, groups=3),
+        nn.Conv2d(3, 6, 1, padding=2),  # strips of this may be all padding
     ):
         conv.double()
         columns = conv(image).shape[-1]
@@ -88,13 +90,23 @@ def test_maps_made_in_strips_are_torchs(size, rows, monkeypatch):
             assert_exact(ours, theirs)
 
 
-def test_large_images_are_cut_into_strips():
+def test_large_images_are_cut_and_small_ones_run_together():
     conv = nn.Conv2d(3, 96, 7, stride=2, padding=3)
-    (strip,) = conv_pool._strips(torch.empty(1, 3, 224, 224), conv)
-    assert strip.out == slice(0, 56)
-    strips = conv_pool._strips(torch.empty(1, 3, 800, 1136), conv)
-    assert [s.between for s in strips[:2]] == [(26, 568), (28, 568)]
-    assert strips[-1].out.stop == 200
+
+    def strips(*shape):
+        return list(conv_pool._strips(torch.empty(shape), conv))
+
+    assert [s.out for s in strips(2, 3, 224, 224)] == [slice(0, 56)] * 2
+    assert [s.images for s in strips(6, 3, 128, 128)] == [slice(0, 3), slice(3, 6)]
+    large = strips(1, 3, 800, 1136)
+    assert [s.between for s in large[:2]] == [(26, 568), (28, 568)]
+    assert (large[0].rows, large[0].margins) == (slice(0, 54), (3, 0))
+    assert large[-1].out.stop == 200 and large[-1].margins == (0, 2)
+
+
+def test_an_image_smaller_than_a_convolution_is_told():
+    with pytest.raises(RuntimeError, match='Kernel size'):
+        conv_pool.conv_pool(torch.randn(1, 3, 4, 4), nn.Conv2d(3, 6, 7))
 
 
 @pytest.mark.parametrize('bias', [True, False])
@@ -126,3 +138,19 @@ def test_a_hook_on_the_convolution_is_called():
     stem.conv.register_forward_hook(lambda *args: seen.append(args[2].shape))
     stem(torch.randn(2, 3, 16, 16))
     assert seen == [(2, 6, 8, 8)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('stem', [EarlyConv, PatchEmbed])
+@pytest.mark.parametrize('shape', [(5, 3, 9, 12), (2, 3, 5, 9, 12)])
+def test_a_few_images_at_a_time_are_all_of_them(stem, shape, monkeypatch):
+    torch.manual_seed(0)
+    stem, x = stem(3, 6).double(), torch.randn(shape, dtype=torch.float64)
+    count, expected = [], stem(x)
+    forward = stem.forward_images
+    monkeypatch.setattr(
+        stem, 'forward_images', lambda x: count.append(len(x)) or forward(x)
+    )
+    monkeypatch.setattr('sparseformer_mm.models.stem._MAX_PIXELS', 3 * 9 * 12)
+    assert_exact(stem(x), expected)
+    assert count == ([3, 2] if len(shape) == 4 else [3, 2, 3, 2])
