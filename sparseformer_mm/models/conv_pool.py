@@ -91,7 +91,9 @@ def _forward(x: Tensor, weight, bias, conv: nn.Conv2d, places: bool) -> List[Ten
     rows, columns = _sides(x, conv)
     shape = len(x), conv.out_channels, (rows + 1) // 2, (columns + 1) // 2
     filled = [
-        torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+        torch.empty(
+            shape, dtype=dtype, device=x.device, memory_format=torch.channels_last
+        )
         for dtype in ((x.dtype, torch.int32) if places else (x.dtype,))
     ]
     args = conv.stride, (0, conv.padding[1]), conv.dilation, conv.groups
@@ -126,6 +128,7 @@ class _ConvPool(torch.autograd.Function):
             full = torch.empty(  # Only its shape and layout are read.
                 (len(part), channels, *strip.between),
                 dtype=x.dtype,
+                device=x.device,
                 memory_format=torch.channels_last,
             )
             grad_full = torch.ops.aten.max_pool2d_with_indices_backward(

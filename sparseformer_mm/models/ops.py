@@ -186,7 +186,7 @@ def even_slices(count: int, at_most: int) -> List[slice]:
 
 
 def _use_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
-    return fast_cpu(x, weight, bias) and _HAS_ONEDNN and torch._C._get_mkldnn_enabled()
+    return fast_cpu(x, weight, bias) and _HAS_ONEDNN and torch.backends.mkldnn.enabled
 
 
 def _compiles_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
