@@ -116,13 +116,13 @@ class _ConvStem(_FramewiseStem):
         return channel_norm(x, self.biased_norm, self.norm_eps)
 
     def _chunk(self, x: Tensor) -> Optional[int]:
-        # On CPU, maps are normalised while they are in the cache.
-        fast = x.device.type == 'cpu' and not needs_reference()
-        if fast and not torch.is_grad_enabled():
-            pixels = x.shape[-2] * x.shape[-1]
-            at_most = max(1, _MAX_PIXELS // pixels)
-            return at_most if at_most * pixels * x.shape[1] < x.numel() else None
-        return self.frames_per_chunk if x.dim() == 5 else None
+        chunk = self.frames_per_chunk if x.dim() == 5 else None
+        if x.device.type != 'cpu' or needs_reference() or torch.is_grad_enabled():
+            return chunk
+        # Maps are normalised while they are in the cache.
+        pixels = x.shape[-2] * x.shape[-1]
+        at_most = min(max(1, _MAX_PIXELS // pixels), chunk or _MAX_PIXELS)
+        return at_most if at_most * pixels * x.shape[1] < x.numel() else None
 
     def init_weights(self):
         self._reset()
