@@ -192,7 +192,7 @@ def _use_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
 def _compiles_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
     return (
         FAST_OPS
-        and _HAS_OPERATORS
+        and _HAS_ONEDNN
         and is_compiling_inference(x)
         and not is_transforming()
         and _are_plain(x, weight, bias)
@@ -233,10 +233,9 @@ def _define_operators(library: torch.library.Library):
     define('pack', '(Tensor weight) -> Tensor', run_pack, torch.empty_like)
 
 
-_HAS_OPERATORS = _HAS_ONEDNN and _TELLS_EXPORT
 if '_LIBRARY' not in globals():  # else this file is loaded again
     _LIBRARY = torch.library.Library('sparseformer_mm', 'DEF')  # lasts as its name does
-    if _HAS_OPERATORS:
+    if _HAS_ONEDNN and _TELLS_EXPORT:
         _define_operators(_LIBRARY)
 
 

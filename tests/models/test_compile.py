@@ -166,10 +166,10 @@ def test_compiled_transforms_and_settings_get_plain_products():
 
     run = torch.compile(slope, backend='aot_eager')
     assert_near([run(x)], [F.linear(x, layer.weight)], 1e-5)
-    with torch.backends.mkldnn.flags(
-        enabled=False
-    ), torch.profiler.profile() as profile:
-        torch.compile(lambda x: ops.project(x, layer), backend='aot_eager')(x)
+    run = torch.compile(lambda x: ops.project(x, layer), backend='aot_eager')
+    off = torch.backends.mkldnn.flags(enabled=False)
+    with off, torch.profiler.profile() as profile:
+        run(x)
     called = {event.key for event in profile.key_averages()}
     assert 'sparseformer_mm::linear' in called
     assert 'mkldnn::_linear_pointwise' not in called
