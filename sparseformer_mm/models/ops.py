@@ -98,27 +98,36 @@ def at_least_float32(x: Tensor) -> Tensor:
 _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
 
 
-def _shares_badly(x: Tensor) -> bool:
-    """True where oneDNN was measured to leave a product of few rows to one thread.
-
-    With AVX-512: one image of 49 tokens with 512 channels is half as fast as with
-    ``F.linear`` and two threads; 16 to 31 rows are slow with one thread too.
-    """
-    columns = x.shape[-1]
-    most = 32 if columns < 2048 else 0
-    if columns == 512 and torch.get_num_threads() > 1:
-        most = 96
-    return _HAS_AVX512 and 16 <= x.numel() // columns < most
-
-
 def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
 
 
+def _transposed(x: Tensor, weight: Tensor, bias=None) -> Tensor:
+    """The product with its rows and columns changed about; so they lie in memory."""
+    out = _onednn(weight, x.reshape(-1, x.shape[-1])).t()
+    if bias is not None:
+        out = out + bias
+    return out.view(*x.shape[:-1], len(weight))
+
+
 def _product(x: Tensor, weight: Tensor, bias=None) -> Tensor:
-    if _shares_badly(x):
+    """In the form that was measured to be the fastest; not always contiguous.
+
+    With AVX-512 oneDNN leaves few rows to one thread, and to half of it: one image
+    of 49 tokens with 512 channels gets half of what two threads can do.
+    """
+    columns = x.shape[-1]
+    if not _HAS_AVX512 or not 16 <= x.numel() // columns < 96:
+        return _onednn(x, weight, bias)
+    several = torch.get_num_threads() > 1
+    few = x.numel() < 32 * columns
+    small = weight.numel() < 2**18
+    if not few and not (several and (small or 256 <= columns < 1024)):
+        return _onednn(x, weight, bias)
+    # Mixing weights, made of fewer columns than these, have to be contiguous.
+    if small or columns < 256 or not weight.is_contiguous():
         return F.linear(x, weight, bias)
-    return _onednn(x, weight, bias)
+    return _transposed(x, weight, bias)
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -209,7 +218,7 @@ def _define_operators(library: torch.library.Library):
         if weight.is_mkldnn:
             return _onednn(x, weight, bias)
         if torch.backends.mkldnn.enabled and x.numel() > 0:
-            return _product(x, weight, bias)
+            return _product(x, weight, bias).contiguous()
         return F.linear(x, weight, bias)
 
     def run_pack(weight: Tensor) -> Tensor:

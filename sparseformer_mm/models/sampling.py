@@ -82,7 +82,8 @@ def _corner_rows(feature: Tensor, points: Tensor):
             corners.append(corner.long())
         rows = [row * size + corner for row in rows for corner in corners]
         weights = [weight * other for weight in weights for other in pair]
-    return torch.stack(rows, -1).view(batch * num, -1), torch.stack(weights, -1)
+    rows = torch.stack(rows, -1).view(batch * num, len(rows))
+    return rows, torch.stack(weights, -1)
 
 
 class _WeightedRows(torch.autograd.Function):
@@ -133,7 +134,8 @@ def sample_gather(feature: Tensor, points: Tensor) -> Tensor:
     channels = feature.shape[-1]
     rows, weights = _corner_rows(feature, points)
     weights = weights.reshape(rows.shape).to(feature.dtype)
-    bags = feature.device.type == 'cpu' and not is_tracing() and not is_transforming()
+    plain = feature.device.type != 'cpu' or is_tracing() or is_transforming()
+    bags = not plain and rows.numel() > 0
     gather = _WeightedRows.apply if bags else _weighted_rows
     return gather(feature.reshape(-1, channels), rows, weights).view(
         batch, num, channels
@@ -147,20 +149,28 @@ def sample_points(feature: Tensor, points: Tensor) -> Tensor:
     which ``grid_sample`` is not on GPUs; else ``grid_sample``. Args and result as
     :func:`sample_grid`.
     """
+    return (sample_gather if _reads_rows(feature) else sample_grid)(feature, points)
+
+
+def _reads_rows(feature: Tensor) -> bool:
+    on_cpu = feature.device.type == 'cpu'
     if is_tracing():
         # Compiled for a CPU, the rows make the whole model 1.2 times as fast.
-        gather = ops.TRACE_GATHER or is_compiling_inference(feature)
-        return (sample_gather if gather else sample_grid)(feature, points)
+        return ops.TRACE_GATHER or is_compiling_inference(feature)
     if is_transforming():  # grid_sample has no forward-mode derivative
-        return sample_gather(feature, points)
-    if points.numel() == 0:
-        return sample_grid(feature, points)
-    on_cpu = feature.device.type == 'cpu'
-    if (on_cpu and ops.FAST_OPS) or (
-        not on_cpu and torch.are_deterministic_algorithms_enabled()
-    ):
-        return sample_gather(feature, points)
-    return sample_grid(feature, points)
+        return True
+    return ops.FAST_OPS if on_cpu else torch.are_deterministic_algorithms_enabled()
+
+
+def lay_out(feature: Tensor) -> Tensor:
+    """The same map (B, [T,] H, W, C), in memory as :func:`sample_points` reads it best.
+
+    ``grid_sample`` on a GPU takes 0.6 of the time, 0.4 without gradients, where a
+    channel's pixels lie side by side. Compilers lay out maps themselves.
+    """
+    if is_tracing() or _reads_rows(feature):
+        return feature
+    return feature.movedim(-1, 1).contiguous().movedim(1, -1)
 
 
 def sample_image(feature: Tensor, points: Tensor, extents: Optional[Tensor]) -> Tensor:

@@ -29,6 +29,7 @@ from .gradient_limit import TellsLossScale
 from .loading import load_into_backbone
 from .ops import batch_norms_keep_nothing, is_tracing, make_linear, project
 from .padding import make_map, noted_shapes
+from .sampling import lay_out
 from .tokens import (
     Embeddings,
     LatentTokens,
@@ -290,6 +291,7 @@ class SparseFormer(ElasticTokens, TellsLossScale, BaseModule):
         if valid_shapes is None:
             valid_shapes = noted_shapes(inputs)
         feature, extents = make_map(self.stem, inputs, valid_shapes)
+        feature = lay_out(feature)
         batch = inputs.shape[0]
         rates = iter(self.drop_path_rates)
         stages, block_tokens, block_rois = [], [], []

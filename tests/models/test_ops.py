@@ -58,37 +58,52 @@ def test_a_bias_alone_learns():
 @pytest.mark.parametrize('threads', [1, 2])
 @pytest.mark.parametrize('avx512', [True, False])
 @pytest.mark.parametrize(
-    ('rows', 'columns', 'theirs'),
-    [(49, 512, 2), (95, 512, 2), (16, 192, 1), (31, 1024, 1)]  # from so many threads
-    + [(15, 512, 9), (96, 512, 9), (49, 384, 9), (16, 2048, 9)],
+    ('rows', 'columns', 'width', 'form', 'least'),  # from so many threads
+    [
+        (49, 512, 512, 'transposed', 2),
+        (95, 256, 1024, 'transposed', 2),
+        (16, 2048, 128, 'transposed', 1),
+        (49, 512, 8, 'linear', 2),
+        (31, 192, 8, 'linear', 1),
+        (31, 64, 4096, 'linear', 1),
+        (15, 512, 512, None, 1),
+        (96, 512, 512, None, 1),
+        (49, 1024, 256, None, 1),
+    ],
 )
 def test_few_rows_are_not_left_to_one_thread(
-    monkeypatch, rows, columns, theirs, avx512, threads
+    monkeypatch, rows, columns, width, form, least, avx512, threads
 ):
     torch.manual_seed(0)
     args = [
         torch.randn(*shape, requires_grad=True)
-        for shape in [(1, rows, columns), (8, columns), (8,)]
+        for shape in [(1, rows, columns), (width, columns), (width,)]
     ]
-    cotangent = torch.randn(1, rows, 8)
-    calls, forward = [], []
+    cotangent = torch.randn(1, rows, width)
+    calls = []
 
-    def linear(*args):
-        calls.append(args[0].shape)
-        return F.linear(*args)
+    def noted(name, function):
+        def call(*args):
+            calls.append(name)
+            return function(*args)
+
+        return call
 
     def run(function, *args):
+        calls.clear()
         out = function(*args)
-        forward.append(len(calls))
-        return [out, *torch.autograd.grad((out * cotangent).sum(), args)]
+        forward = list(calls)
+        return forward, [out, *torch.autograd.grad((out * cotangent).sum(), args)]
 
-    exact = run(F.linear, *[arg.double() for arg in args])
+    _, exact = run(F.linear, *[arg.double() for arg in args])
     monkeypatch.setattr(ops, '_HAS_AVX512', avx512)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    linear = noted('linear', F.linear)
     monkeypatch.setattr(ops, 'F', SimpleNamespace(linear=linear))
-    ours = run(ops.linear, *args)
+    monkeypatch.setattr(ops, '_transposed', noted('transposed', ops._transposed))
+    forward, ours = run(ops.linear, *args)
     assert_near(ours, [x.float() for x in exact], 30 * SUMS)
-    assert forward[-1] == (avx512 and threads >= theirs)
+    assert forward == ([form] if form and avx512 and threads >= least else [])
 
 
 def test_products_of_many_images_for_a_weight_stay_where_they_are(monkeypatch):

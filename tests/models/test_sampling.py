@@ -6,6 +6,7 @@ import torch
 from sparseformer_mm.models import ops, sampling
 from sparseformer_mm.models.sampling import (
     SparseSampling,
+    lay_out,
     limit_gradient,
     sample_gather,
     sample_grid,
@@ -117,9 +118,15 @@ def test_fast_ops_off_means_the_reference(monkeypatch):
     torch.testing.assert_close(sample_points(feature, points), naive(feature, points))
 
 
-def test_nothing_to_sample():
-    feature = torch.rand(0, 4, 4, 3)
-    assert sample_points(feature, torch.rand(0, 5, 2)).shape == (0, 5, 3)
+@pytest.mark.parametrize('fast', [True, False])
+@pytest.mark.parametrize('batch, num', [(0, 5), (2, 0)])
+def test_nothing_to_sample(batch, num, fast, monkeypatch):
+    monkeypatch.setattr(ops, 'FAST_OPS', fast)
+    feature = torch.rand(batch, 4, 4, 3, requires_grad=True)
+    sampled = sample_points(feature, torch.rand(batch, num, 2))
+    assert sampled.shape == (batch, num, 3)
+    sampled.sum().backward()
+    assert torch.equal(feature.grad, torch.zeros_like(feature))
 
 
 def test_limit_clamps_large_gradients_and_leaves_small_ones():
@@ -155,3 +162,16 @@ def test_coordinate_gradients_are_limited_by_the_map_height():
 def test_the_limit_scales_with_the_loss():
     for ours, reference in zip(sampler_grad(scale=1024.0), sampler_grad()):
         torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 6, 3), (2, 4, 5, 6, 3)])
+def test_maps_lie_as_they_are_read(shape, monkeypatch):
+    feature = torch.randn(shape)
+    assert lay_out(feature) is feature  # rows of channels
+    monkeypatch.setattr(ops, 'FAST_OPS', False)
+    planes = lay_out(feature)
+    assert torch.equal(planes, feature)
+    assert planes.movedim(-1, 1).is_contiguous()
+    points = torch.rand(2, 9, len(shape) - 2)
+    expected = sample_grid(feature, points)
+    torch.testing.assert_close(sample_points(planes, points), expected)

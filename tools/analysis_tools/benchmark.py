@@ -66,7 +66,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
     )
     parser.add_argument('--amp', choices=sorted(DTYPES))
-    parser.add_argument('--compile', action='store_true')
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='default',
+        choices=['default', 'reduce-overhead', 'max-autotune'],
+        help='torch.compile, in this mode; reduce-overhead replays CUDA graphs',
+    )
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--threads', type=int, help='CPU threads of PyTorch')
     parser.add_argument('--rounds', type=int, default=15)
@@ -133,7 +139,7 @@ def make_step(model: nn.Module, args: argparse.Namespace) -> Callable:
         if images.dim() == 4:
             model = model.to(memory_format=layout)
     model.train(args.mode == 'train')
-    run = torch.compile(model) if args.compile else model
+    run = torch.compile(model, mode=args.compile) if args.compile else model
     device_type = args.device.partition(':')[0]
 
     def autocast():
@@ -367,7 +373,7 @@ def table(result: dict, markdown: bool) -> str:
         f'{settings["mode"]}, {settings["part"]}, batch {settings["batch_size"]}, '
         f'{"x".join(map(str, settings["shape"]))}, '
         f'{settings["amp"] or "fp32"}'
-        f'{", compiled" if settings["compile"] else ""}'
+        f'{", compiled (" + settings["compile"] + ")" if settings["compile"] else ""}'
         f'{", channels-last" if settings["channels_last"] else ""}, '
         f'{settings["rounds"]} interleaved rounds; '
         f'{environment["device_type"]} ({environment["device"]}), '
