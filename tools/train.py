@@ -67,6 +67,7 @@ from sparseformer_mm.utils.checkpoints import (
 from sparseformer_mm.utils.errors import explain_errors, fail
 from sparseformer_mm.utils.launch import (
     add_common_arguments,
+    add_hook,
     announce,
     build_runner,
     finish,
@@ -215,6 +216,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             fail(f'{args.config} has no {key}, which training needs')
     check_folder(cfg.work_dir)
     merge_args(cfg, args)
+    if not torch.cuda.is_available():
+        add_hook(cfg, 'FusedOptimizerHook')
     keep_freed_memory()
     runner = build_runner(cfg)
     # (FlexibleRunner builds its model later.)

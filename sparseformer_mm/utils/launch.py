@@ -19,6 +19,7 @@ from .errors import fail
 
 __all__ = [
     'add_common_arguments',
+    'add_hook',
     'announce',
     'build_runner',
     'finish',
@@ -128,10 +129,7 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
     cfg.pop('sync_bn', None)
     if _without_sync_bn(cfg.get('model')):
         announce('no GPU found: SyncBN of the model becomes BN')
-    cfg.custom_hooks = [
-        *(cfg.get('custom_hooks') or []),
-        dict(type='sparseformer_mm.AverageBatchNormHook'),
-    ]
+    add_hook(cfg, 'AverageBatchNormHook')
     wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -139,6 +137,12 @@ def _prepare_launcher(cfg: Config, launcher: str) -> None:
     )
     wrapper.device_ids = None
     cfg.model_wrapper_cfg = wrapper
+
+
+def add_hook(cfg: Config, name: str) -> None:
+    """Add a hook of this package to those of a config."""
+    hook = dict(type=f'sparseformer_mm.{name}')
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
 def _without_sync_bn(cfg) -> int:

@@ -17,22 +17,27 @@ import ctypes
 import gc
 import json
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sparseformer_mm.engine.fused_optimizer import fuse_on_cpu
 from sparseformer_mm.utils.configs import PARTS, CfgOptions, build_model
 from sparseformer_mm.utils.errors import fail
+from sparseformer_mm.utils.launch import keep_freed_memory
 from sparseformer_mm.utils.outputs import check_writable
 
+# Operators, not what calls them, which takes no time of its own.
+PRODUCTS = re.compile(r'(mm|linear\w*|convolution\w*|attention\w*)$')
 DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -88,6 +93,18 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         nargs='+',
         action=CfgOptions,
         help='overrides for all models given as configs',
+    )
+    parser.add_argument(
+        '--as-tools',
+        action='store_true',
+        help='with what tools/train.py and tools/test.py set on a CPU: freed memory is '
+        'kept, and the optimizer fused; else as in a plain program',
+    )
+    parser.add_argument(
+        '--products',
+        action='store_true',
+        help='also tell what the speed would be if all but matrix products and '
+        'convolutions took no time',
     )
     parser.add_argument('--json', metavar='FILE', help='write the results')
     parser.add_argument(
@@ -155,6 +172,8 @@ def make_step(model: nn.Module, args: argparse.Namespace) -> Callable:
         return infer
 
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
+    if args.as_tools:
+        fuse_on_cpu(optimizer)
     scaler_type = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)
     scaler = scaler_type(enabled=args.amp == 'fp16')
     told = [m for m in model.modules() if hasattr(m, 'set_loss_scale')]
@@ -184,8 +203,29 @@ def timed(step: Callable, times: int, device: str) -> float:
     return (time.perf_counter() - start) / times
 
 
-def measure_speed(args: argparse.Namespace) -> Dict[str, List[float]]:
-    """Images per second of each model in each round."""
+def product_seconds(step: Callable, times: int, device: str) -> float:
+    """Seconds of a step that products and convolutions take, by torch's profiler."""
+    on_cpu = device == 'cpu'
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(
+        activities=[activity.CPU] if on_cpu else [activity.CPU, activity.CUDA]
+    ) as profiler:
+        timed(step, times, device)
+    spent = sum(
+        # (torch before 2.3 has another name for the latter.)
+        op.self_cpu_time_total
+        if on_cpu
+        else getattr(
+            op, 'self_device_time_total', getattr(op, 'self_cuda_time_total', 0)
+        )
+        for op in profiler.key_averages()
+        if PRODUCTS.search(op.key)
+    )
+    return spent / 1e6 / times
+
+
+def measure_speed(args: argparse.Namespace) -> Tuple[Dict[str, List[float]], dict]:
+    """Images per second of each model in each round, and of its products alone."""
     steps, times = {}, {}
     for name in args.models:
         print(f'warming up {name}', file=sys.stderr, flush=True)
@@ -213,7 +253,12 @@ def measure_speed(args: argparse.Namespace) -> Dict[str, List[float]]:
             gc.collect()
     finally:
         gc.enable()
-    return speeds
+    products = {}
+    if args.products:
+        for name, step in steps.items():
+            seconds = product_seconds(step, times[name], args.device)
+            products[name] = args.batch_size / seconds
+    return speeds, products
 
 
 def resident_mib(peak: bool) -> float:
@@ -286,6 +331,7 @@ def spread(ratios: List[float]) -> dict:
 def summarize(
     args: argparse.Namespace,
     speeds: Dict[str, List[float]],
+    products: Dict[str, float],
     peaks: Dict[str, Optional[float]],
 ) -> dict:
     base = speeds[args.baseline]
@@ -295,6 +341,7 @@ def summarize(
             images_per_second=statistics.median(speeds[name]),
             over_baseline=spread([a / b for a, b in zip(speeds[name], base)]),
             baseline_over=spread([b / a for a, b in zip(speeds[name], base)]),
+            products_per_second=products.get(name),
             peak_memory_mib=peaks.get(name),
             rounds=speeds[name],
         )
@@ -310,6 +357,7 @@ def summarize(
             amp=args.amp,
             compile=args.compile,
             channels_last=args.channels_last,
+            as_tools=args.as_tools,
             rounds=args.rounds,
             baseline=args.baseline,
         ),
@@ -340,11 +388,12 @@ def table(result: dict, markdown: bool) -> str:
             'quartiles',
             'min..max',
             'peak MiB',
+            'products alone, images/s',
         ]
     ]
     for model in result['models']:
         forth, back = model['over_baseline'], model['baseline_over']
-        peak = model['peak_memory_mib']
+        peak, products = model['peak_memory_mib'], model['products_per_second']
         rows.append(
             [
                 model['name'],
@@ -355,8 +404,11 @@ def table(result: dict, markdown: bool) -> str:
                 '{:.2f}..{:.2f}'.format(*back['quartiles']),
                 '{:.2f}..{:.2f}'.format(*back['range']),
                 '-' if peak is None else f'{peak:.0f}',
+                '-' if products is None else f'{products:.2f}',
             ]
         )
+    if all(row[-1] == '-' for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         ' | '.join(
@@ -374,7 +426,8 @@ def table(result: dict, markdown: bool) -> str:
         f'{"x".join(map(str, settings["shape"]))}, '
         f'{settings["amp"] or "fp32"}'
         f'{", compiled (" + settings["compile"] + ")" if settings["compile"] else ""}'
-        f'{", channels-last" if settings["channels_last"] else ""}, '
+        f'{", channels-last" if settings["channels_last"] else ""}'
+        f'{", as the tools run" if settings["as_tools"] else ""}, '
         f'{settings["rounds"]} interleaved rounds; '
         f'{environment["device_type"]} ({environment["device"]}), '
         f'torch {environment["torch"]}, '
@@ -391,11 +444,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.as_tools:
+        keep_freed_memory()
     if args.memory_of:
         print(json.dumps(measure_own_memory(args)))
         return
     peaks = {} if args.no_memory else measure_memory(args, argv)
-    result = summarize(args, measure_speed(args), peaks)
+    result = summarize(args, *measure_speed(args), peaks)
     print(table(result, args.markdown))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + '\n')
