@@ -124,7 +124,7 @@ def _product(x: Tensor, weight: Tensor, bias=None) -> Tensor:
     small = weight.numel() < 2**18
     if not few and not (several and (small or 256 <= columns < 1024)):
         return _onednn(x, weight, bias)
-    # Mixing weights, made of fewer columns than these, have to be contiguous.
+    # The papers' mixing weights, made of 64 to 192 columns, are to be contiguous.
     if small or columns < 256 or not weight.is_contiguous():
         return F.linear(x, weight, bias)
     return _transposed(x, weight, bias)
@@ -140,6 +140,11 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
+        with no_autocast(grad):
+            return _OneDNNLinear._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         rows = grad.reshape(-1, grad.shape[-1])

@@ -1,15 +1,19 @@
 """Optimizers in their fused form on a CPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from sparseformer_mm.engine import fused_optimizer
+from sparseformer_mm.engine import FusedOptimizerHook, fused_optimizer
 from sparseformer_mm.engine.fused_optimizer import fuse_on_cpu
 
 HAS_FUSED = fused_optimizer._is_supported(torch.optim.AdamW)
+# What a group of parameters says in a training.
+SAYS = (HAS_FUSED and not torch.cuda.is_available()) or None
 needs_fused = pytest.mark.skipif(not HAS_FUSED, reason='torch 2.4 has the first')
 
 
@@ -27,7 +31,6 @@ def weights():
     [
         lambda x: torch.optim.AdamW(x, lr=0.1, weight_decay=0.3),
         lambda x: torch.optim.Adam(x, lr=0.1, amsgrad=True),
-        lambda x: torch.optim.SGD(x, lr=0.1, momentum=0.9, nesterov=True),
     ],
 )
 def test_fused_optimizers_do_the_same(make):
@@ -45,6 +48,29 @@ def test_fused_optimizers_do_the_same(make):
         assert (x - start).abs().min() > 1e-3
 
 
+@needs_fused
+def test_gradients_may_lie_in_any_order():
+    """torch's own fused form reads their memory from one end to the other."""
+    ours, theirs = (torch.ones(2, 3, requires_grad=True) for _ in range(2))
+    optimizers = [torch.optim.AdamW([x], lr=0.1) for x in (ours, theirs)]
+    assert fuse_on_cpu(optimizers[0])
+    for x, optimizer in zip((ours, theirs), optimizers):
+        x.grad = torch.arange(6.0).view(3, 2).t() - 2.0
+        optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+@needs_fused
+def test_a_state_that_lies_otherwise_is_left_alone():
+    old, new = (torch.ones(2, 3, 4, 4, requires_grad=True) for _ in range(2))
+    old = old.detach().to(memory_format=torch.channels_last).requires_grad_()
+    optimizers = [torch.optim.AdamW([x]) for x in (old, new)]
+    old.sum().backward()
+    optimizers[0].step()
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    assert not any(map(fuse_on_cpu, optimizers))
+
+
 class TheirAdamW(torch.optim.AdamW):
     pass
 
@@ -60,7 +86,9 @@ class TheirAdamW(torch.optim.AdamW):
             [dict(params=x[:1]), dict(params=x[1:], foreach=True)]
         ),
         lambda x: torch.optim.AdamW([*x, torch.zeros(2, device='meta')]),
-        lambda x: torch.optim.Rprop(x),
+        lambda x: torch.optim.AdamW([x[0].detach()[:, ::2]]),
+        lambda x: torch.optim.AdamW([x[0].detach().half()]),
+        lambda x: torch.optim.SGD(x, lr=0.1, momentum=0.9),
         TheirAdamW,
     ],
 )
@@ -88,6 +116,7 @@ class ToyModel(BaseModel):
         return dict(loss=(inputs - 1).square().mean())
 
     def train_step(self, data, optim_wrapper):
+        data = self.data_preprocessor(data, True)
         wrappers = getattr(optim_wrapper, 'optim_wrappers', {'': optim_wrapper})
         loss = self(data['inputs'], mode='loss')['loss']
         loss.backward()
@@ -129,7 +158,7 @@ def train(work_dir, hook, several=False, resume=False, epochs=2):
 def test_a_training_is_fused_and_its_checkpoints_do_not_say_so(tmp_path, several):
     fused = train(tmp_path / 'fused', True, several)
     plain = train(tmp_path / 'plain', False, several)
-    assert set(fused.was_fused) == {HAS_FUSED or None}
+    assert set(fused.was_fused) == {SAYS}
     assert set(plain.was_fused) == {None}
     for x, y in zip(fused.parameters(), plain.parameters()):
         torch.testing.assert_close(x, y)
@@ -144,6 +173,23 @@ def test_a_training_goes_on_fused(tmp_path):
     whole = train(tmp_path / 'whole', True, epochs=4)
     train(tmp_path / 'parts', True)
     rest = train(tmp_path / 'parts', True, resume=True, epochs=4)
-    assert set(rest.was_fused) == {HAS_FUSED or None}
+    assert set(rest.was_fused) == {SAYS}
     for x, y in zip(rest.parameters(), whole.parameters()):
         torch.testing.assert_close(x, y)
+
+
+def test_a_second_training_in_one_process_says_nothing_either():
+    hook = FusedOptimizerHook()
+    wrappers = dict(a=OptimWrapper(torch.optim.AdamW(weights())))
+    wrappers['b'] = OptimWrapper(torch.optim.AdamW(weights(), fused=False))
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(**wrappers))
+    for _ in range(2):
+        hook.before_train(runner)
+        state = dict(optimizer=runner.optim_wrapper.state_dict())
+        hook.before_save_checkpoint(runner, state)
+        saved = [state['optimizer'][name]['param_groups'][0]['fused'] for name in 'ab']
+        assert saved == [None, False]
+        live = [
+            wrapper.optimizer.param_groups[0]['fused'] for wrapper in wrappers.values()
+        ]
+        assert live == [HAS_FUSED or None, False]

@@ -115,6 +115,18 @@ def test_products_of_many_images_for_a_weight_stay_where_they_are(monkeypatch):
     assert_near([weight.grad], [x.sum(0).expand(24, -1)], 10 * SUMS)
 
 
+@pytest.mark.parametrize('rows', [8, 20, 200])  # each in a form of its own
+def test_gradients_inside_autocast_are_those_of_the_forward_pass(rows, monkeypatch):
+    monkeypatch.setattr(ops, '_HAS_AVX512', True)
+    args = [torch.randn(n, 256, requires_grad=True) for n in (rows, 300)]
+    with torch.enable_grad():
+        expected = torch.autograd.grad(ops.linear(*args).square().sum(), args)
+        loss = ops.linear(*args).square().sum()
+        with torch.autocast('cpu', torch.bfloat16):
+            grads = torch.autograd.grad(loss, args)
+    assert_near(grads, expected, SUMS)
+
+
 def test_other_dtypes_take_the_reference(monkeypatch):
     monkeypatch.setattr(ops, '_onednn', lambda *args: pytest.fail('fast path taken'))
     for dtype in (torch.float64, torch.bfloat16):

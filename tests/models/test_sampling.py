@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from sparseformer_mm import SparseFormer
 from sparseformer_mm.models import ops, sampling
 from sparseformer_mm.models.sampling import (
     SparseSampling,
@@ -175,3 +176,11 @@ def test_maps_lie_as_they_are_read(shape, monkeypatch):
     points = torch.rand(2, 9, len(shape) - 2)
     expected = sample_grid(feature, points)
     torch.testing.assert_close(sample_points(planes, points), expected)
+
+
+@pytest.mark.parametrize('fast', [True, False])
+def test_models_lay_their_map_out(fast, monkeypatch):
+    monkeypatch.setattr(ops, 'FAST_OPS', fast)
+    model = SparseFormer('tiny', num_tokens=4, cortex_depth=1)
+    seen = model.forward_intermediates(torch.rand(1, 3, 32, 32))
+    assert seen.image_feature.is_contiguous() == (not fast)

@@ -133,6 +133,31 @@ def test_benchmark(minis, mode):
     assert second['baseline_over']['median'] == pytest.approx(1 / ratios[1])
 
 
+def test_benchmark_tells_what_products_take(minis):
+    options = f'--rounds 1 --seconds 0.01 --products --json {minis}/out.json'
+    options += ' --as-tools --mode train --no-memory --device cpu'
+    status, out = run_tool(benchmark, '64', *SMALL, *options.split())
+    if torch.cuda.is_available():
+        assert status == 2 and '--as-tools' in out
+        return
+    assert status == 0, out
+    assert 'as the tools run' in out and 'products alone, images/s' in out
+    (model,) = json.loads((minis / 'out.json').read_text())['models']
+    assert model['products_per_second'] > 0
+
+
+def test_benchmark_knows_products_by_name():
+    names = """mkldnn::_linear_pointwise mkldnn::_convolution_pointwise aten::mkldnn_linear
+    mkl::_mkl_linear aten::mm aten::bmm aten::addmm aten::baddbmm aten::baddbmm_ aten::mv
+    aten::_addmm_activation aten::mkldnn_convolution aten::convolution_backward
+    aten::cudnn_convolution aten::_slow_conv2d_forward aten::thnn_conv2d
+    aten::_scaled_dot_product_flash_attention_for_cpu sparseformer_mm::linear"""
+    others = """aten::add aten::mul aten::sum aten::norm aten::upsample_bilinear2d
+    aten::resolve_conj aten::comm aten::amax void::gemm aten::linalg_vector_norm"""
+    assert all(map(benchmark.PRODUCTS.search, names.split()))
+    assert not any(map(benchmark.PRODUCTS.search, others.split()))
+
+
 def test_benchmark_training_step_trains(minis):
     args = benchmark.parse_args(['4', *SMALL, '--mode', 'train', '--batch-size', '2'])
     model = benchmark.build_model('4')
