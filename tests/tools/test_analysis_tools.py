@@ -148,8 +148,9 @@ def test_benchmark_tells_what_products_take(minis):
 
 def test_benchmark_knows_products_by_name():
     names = """mkldnn::_linear_pointwise mkldnn::_convolution_pointwise
-    aten::mkldnn_linear mkl::_mkl_linear aten::mm aten::bmm aten::addmm aten::baddbmm aten::baddbmm_
-    aten::mv aten::_addmm_activation aten::mkldnn_convolution aten::convolution_backward
+    aten::mkldnn_linear mkl::_mkl_linear aten::mm aten::bmm aten::addmm
+    aten::baddbmm aten::baddbmm_ aten::mv aten::_addmm_activation
+    aten::mkldnn_convolution aten::convolution_backward
     aten::cudnn_convolution aten::_slow_conv2d_forward aten::thnn_conv2d
     aten::_scaled_dot_product_flash_attention_for_cpu sparseformer_mm::linear"""
     others = """aten::add aten::mul aten::sum aten::norm aten::upsample_bilinear2d
