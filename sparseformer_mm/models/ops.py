@@ -103,7 +103,7 @@ def _onednn(x: Tensor, weight: Tensor, bias=None) -> Tensor:
 
 
 def _transposed(x: Tensor, weight: Tensor, bias=None) -> Tensor:
-    """The product with its rows and columns changed about; so they lie in memory."""
+    """The product, made as ``weight x^T``: one column after the other in memory."""
     out = _onednn(weight, x.reshape(-1, x.shape[-1])).t()
     if bias is not None:
         out = out + bias
@@ -113,8 +113,8 @@ def _transposed(x: Tensor, weight: Tensor, bias=None) -> Tensor:
 def _product(x: Tensor, weight: Tensor, bias=None) -> Tensor:
     """In the form that was measured to be the fastest; not always contiguous.
 
-    With AVX-512 oneDNN leaves few rows to one thread, and to half of it: one image
-    of 49 tokens with 512 channels gets half of what two threads can do.
+    With AVX-512 oneDNN leaves few rows to one thread: one image of 49 tokens with 512
+    channels gets half of what two threads can do.
     """
     columns = x.shape[-1]
     if not _HAS_AVX512 or not 16 <= x.numel() // columns < 96:

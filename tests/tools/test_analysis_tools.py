@@ -182,6 +182,7 @@ def test_benchmark_peak_memory_in_its_own_process(tmp_path):
         ('a --baseline b', 'not one of'),
         ('a --batch-size 0', 'must be positive'),
         ('a --device cpu --amp fp16', 'bf16 on a CPU'),
+        ('a --compile-mode max-autotune', 'is for --compile'),
     ],
 )
 def test_benchmark_errors(arguments, message):

@@ -122,6 +122,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser.error('each model can be given only once')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error('--device cuda: this PyTorch sees no CUDA device')
+    if args.compile_mode != 'default' and not args.compile:
+        parser.error(f'--compile-mode {args.compile_mode} is for --compile: add that')
     if args.as_tools and torch.cuda.is_available():
         parser.error('--as-tools: the tools set nothing where there is a GPU')
     if args.amp == 'fp16' and args.device == 'cpu':
