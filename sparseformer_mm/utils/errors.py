@@ -22,8 +22,10 @@ def fail(message: str) -> NoReturn:
 @contextmanager
 def explain_errors() -> Iterator[None]:
     """Add the cure to errors of the runner, and clean up after it."""
+    done = False
     try:
         yield
+        done = True
     except pickle.UnpicklingError as error:
         if 'weights_only' not in str(error):
             raise
@@ -42,5 +44,8 @@ def explain_errors() -> Iterator[None]:
             raise
         fail(message)
     finally:
-        if torch.distributed.is_initialized():
+        # Taking gloo's threads down, torch 2.1 now and then waits for one that waits
+        # for it; what succeeds without a GPU leaves by finish() of launch.py.
+        leaves = done and not torch.cuda.is_available()
+        if torch.distributed.is_initialized() and not leaves:
             torch.distributed.destroy_process_group()

@@ -1,5 +1,6 @@
 """Processes of one training: started the right way, with the same batch norms."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from sparseformer_mm.utils.errors import explain_errors
 from sparseformer_mm.utils.launch import (
     _without_sync_bn,
     add_common_arguments,
@@ -96,6 +98,7 @@ def test_freed_memory_is_kept(monkeypatch):
 
 
 AVERAGE = """
+import os
 import sys
 import torch
 from sparseformer_mm.engine import AverageBatchNormHook
@@ -112,7 +115,8 @@ with torch.no_grad():
 runner = type('Runner', (), dict(model=model))
 AverageBatchNormHook().after_train_iter(runner, 0)
 torch.save(model.state_dict(), f'{folder}/{rank}.pth')
-torch.distributed.destroy_process_group()
+# Taking a group down, torch 2.1 now and then waits for a thread that waits for it.
+os._exit(0)
 """
 
 
@@ -122,9 +126,29 @@ def test_batch_norms_have_the_mean_statistics_of_all_processes(tmp_path):
     processes = [
         subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in (0, 1)
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     for rank in (0, 1):
         state = torch.load(tmp_path / f'{rank}.pth')
         assert state['0.running_mean'].tolist() == [0.5, 2.5]
         assert state['0.running_var'].tolist() == [1.5, 1.5]
         assert (state['1.weight'] == rank).all()  # the optimizer's affair
+
+
+@pytest.mark.parametrize('cuda, fails', [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_what_succeeds_without_a_gpu_takes_no_group_down(monkeypatch, cuda, fails):
+    calls = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: bool(cuda))
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    take_down = functools.partial(calls.append, 'down')
+    monkeypatch.setattr(torch.distributed, 'destroy_process_group', take_down)
+    try:
+        with explain_errors():
+            if fails:
+                raise KeyError('mine')
+    except KeyError:
+        calls.append('raised')
+    assert calls == ['down'] * (cuda or fails) + ['raised'] * fails
