@@ -1,6 +1,8 @@
 import gc
 import importlib.util
 import logging
+import os
+import tempfile
 from collections import OrderedDict
 
 import pytest
@@ -11,6 +13,13 @@ from mmengine.visualization import Visualizer
 
 from helpers.golden import Golden
 from sparseformer_mm.host import LIBRARIES
+
+# Inductor takes up what it compiled for vector extensions that this run may be without.
+os.environ.setdefault(
+    'TORCHINDUCTOR_CACHE_DIR',
+    f'{tempfile.gettempdir()}/torchinductor_{getattr(os, "getuid", int)()}_'
+    + torch.backends.cpu.get_cpu_capability().lower().replace(' ', '_'),
+)
 
 # They are imported where they are needed; some register what may be registered once.
 collect_ignore = ['helpers']

@@ -43,8 +43,14 @@ def fuse_on_cpu(optimizer: Optimizer) -> bool:
     """Have torch's Adam or AdamW update each parameter in one pass, on a CPU.
 
     Unless a parameter is no contiguous float32 or float64 tensor on a CPU, a setting
-    asks for a form (``fused``, ``foreach``, ...) or this torch has none. Returns
-    whether it was done; results are the same to rounding.
+    asks for a form (``fused``, ``foreach``, ...) or this torch has none (before 2.4).
+    Results are the same to rounding.
+
+    Args:
+        optimizer: any; one of another class is left as it is.
+
+    Returns:
+        bool: whether it was done.
     """
     groups = optimizer.param_groups
     free = type(optimizer) in _KINDS and all(

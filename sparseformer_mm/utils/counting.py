@@ -85,8 +85,12 @@ _PRODUCT_WORDS = re.compile(
 _NO_PRODUCT = re.compile(r'^_?upsample_|^_fused_|^_thnn_|_backward')
 
 
-def _looks_like_product(op: str) -> bool:
-    name = op.rpartition('.')[2]
+def looks_like_product(op: str) -> bool:
+    """Whether an operator's name, as 'aten.mm' or 'aten::mm', says matrix product.
+
+    Convolutions and attention are such; backward passes of anything are not.
+    """
+    name = re.split('[.:]', op)[-1]
     return bool(_PRODUCT_WORDS.search(name)) and not _NO_PRODUCT.search(name)
 
 
@@ -108,7 +112,7 @@ class _RefuseUnknown(TorchDispatchMode):
         if out is not NotImplemented:
             return out
         op = func._overloadpacket
-        if op not in self.known and _looks_like_product(str(op)):
+        if op not in self.known and looks_like_product(str(op)):
             message = (
                 f'{op} looks like a matrix product, but its multiply-adds cannot be '
                 'counted. Register a formula with torch.utils.flop_counter, or pass '

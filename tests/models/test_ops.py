@@ -115,6 +115,18 @@ def test_products_of_many_images_for_a_weight_stay_where_they_are(monkeypatch):
     assert_near([weight.grad], [x.sum(0).expand(24, -1)], 10 * SUMS)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.ops.sparseformer_mm, 'linear'), reason='for compilers that ask'
+)
+def test_compilers_get_what_they_were_told_of(monkeypatch):
+    monkeypatch.setattr(ops, '_HAS_AVX512', True)
+    x, weight = torch.randn(1, 20, 512), torch.randn(512, 512)
+    assert not ops.linear(x, weight).is_contiguous()
+    out = torch.ops.sparseformer_mm.linear(x, weight, None)
+    assert out.is_contiguous()
+    assert_near([out], [F.linear(x, weight)], 100 * SUMS)
+
+
 @pytest.mark.parametrize('rows', [8, 20, 200])  # each in a form of its own
 def test_gradients_inside_autocast_are_those_of_the_forward_pass(rows, monkeypatch):
     monkeypatch.setattr(ops, '_HAS_AVX512', True)

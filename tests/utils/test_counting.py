@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparseformer_mm.models import SparseFormer, ops
 from sparseformer_mm.utils.counting import (
     UnknownProductError,
-    _looks_like_product,
     count_macs,
+    looks_like_product,
 )
 
 # What the counter's formulas are called in torch < 2.2 and later.
@@ -280,9 +280,9 @@ def test_names_of_products():
     known = [str(op) for op in FlopCounterMode(display=False).__dict__[REGISTRY]]
     known = [op for op in known if not op.endswith('_backward')]
     assert len(known) > 7
-    assert [op for op in known if not _looks_like_product(op)] == []
+    assert [op for op in known if not looks_like_product(op)] == []
     for op in ('aten.upsample_bilinear2d', 'aten.add', 'aten.im2col', 'aten.cumsum'):
-        assert not _looks_like_product(op)
+        assert not looks_like_product(op)
 
 
 def test_unknown_product_is_not_missed_silently():

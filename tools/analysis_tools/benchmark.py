@@ -32,15 +32,11 @@ from torch.nn import functional as F
 
 from sparseformer_mm.engine.fused_optimizer import fuse_on_cpu
 from sparseformer_mm.utils.configs import PARTS, CfgOptions, build_model
+from sparseformer_mm.utils.counting import looks_like_product
 from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.launch import keep_freed_memory
 from sparseformer_mm.utils.outputs import check_writable
 
-# Operators; what only calls them takes no time of its own.
-PRODUCTS = re.compile(
-    r'::_?(\w*conv(olution|\d|_)\w*|\w*attention\w*|(mkldnn_|mkl_)?linear(_pointwise)?|'
-    r'(b|add|addb|baddb)?mm_?|addmm_activation|(add)?mv_?)$'
-)
 DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -210,6 +206,12 @@ def timed(step: Callable, times: int, device: str) -> float:
     return (time.perf_counter() - start) / times
 
 
+def is_product(name: str) -> bool:
+    """Of an operator, by its name in a profile, where kernels have names, too."""
+    operator = re.fullmatch(r'\w+::\w+', name)
+    return bool(operator) and looks_like_product(name.replace('_backward', ''))
+
+
 def product_seconds(step: Callable, times: int, device: str) -> float:
     """Seconds of a step that products and convolutions take, by torch's profiler."""
     on_cpu = device == 'cpu'
@@ -221,7 +223,7 @@ def product_seconds(step: Callable, times: int, device: str) -> float:
     for _ in range(3):  # the least counts: what disturbs only adds
         with torch.profiler.profile(activities=activities) as profiler:
             timed(step, times, device)
-        ops = [op for op in profiler.key_averages() if PRODUCTS.search(op.key)]
+        ops = [op for op in profiler.key_averages() if is_product(op.key)]
         if ops and not hasattr(ops[0], spent):
             spent = 'self_cuda_time_total'
         seconds.append(sum(getattr(op, spent) for op in ops) / 1e6 / times)
