@@ -23,6 +23,7 @@ except ImportError as error:
 from . import models, registry  # noqa: E402
 from .api import SparseFormerClassifier, build  # noqa: E402
 from .models import SparseFormer, SparseFormerOutput, StageRecord  # noqa: E402
+from .models.kernels import build_kernels  # noqa: E402
 from .zoo import config_path, list_configs  # noqa: E402
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     'SparseFormerOutput',
     'StageRecord',
     'build',
+    'build_kernels',
     'config_path',
     'list_configs',
     'models',

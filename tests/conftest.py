@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import importlib.util
 import logging
@@ -13,6 +14,7 @@ from mmengine.visualization import Visualizer
 
 from helpers.golden import Golden
 from sparseformer_mm.host import LIBRARIES
+from sparseformer_mm.models import kernels
 
 # Inductor takes up what it compiled for vector extensions that this run may be without.
 os.environ.setdefault(
@@ -36,6 +38,19 @@ def pytest_collection_finish():
     mmengine does one for each data set, need not look through it (half a second)."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def built_kernels():
+    """Where they can be built, all tests run with them."""
+    with contextlib.suppress(RuntimeError):
+        kernels.build_kernels()
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    monkeypatch.setattr(kernels, 'OPS', None)
+    monkeypatch.setattr(kernels, '_looked', True)
 
 
 @pytest.fixture(autouse=True)

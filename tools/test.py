@@ -26,6 +26,7 @@ from sparseformer_mm.utils.launch import (
     finish,
     keep_freed_memory,
     prepare_config,
+    prepare_kernels,
 )
 from sparseformer_mm.utils.outputs import check_folder, check_writable, replacing
 
@@ -161,6 +162,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         set_dump(cfg, args.out)
 
     keep_freed_memory()
+    prepare_kernels()
     runner = build_runner(cfg)
     main_process = is_main_process()
     if args.allow_partial:

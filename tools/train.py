@@ -73,6 +73,7 @@ from sparseformer_mm.utils.launch import (
     finish,
     keep_freed_memory,
     prepare_config,
+    prepare_kernels,
 )
 from sparseformer_mm.utils.outputs import check_folder
 
@@ -219,6 +220,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if not torch.cuda.is_available():
         add_hook(cfg, 'FusedOptimizerHook')
     keep_freed_memory()
+    prepare_kernels()
     runner = build_runner(cfg)
     # (FlexibleRunner builds its model later.)
     if cfg.get('resume') and isinstance(runner.model, torch.nn.Module):

@@ -10,6 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
+from . import kernels
 from .ops import (
     at_least_float32,
     drop_path,
@@ -54,6 +55,7 @@ class Attention(BaseModule):
                 f'num_heads={num_heads} does not divide the token width {dims}; '
                 'choose a width that is a multiple of it, or other num_heads'
             )
+        kernels.load()  # Not in forward: compilers cannot.
         self.num_heads = num_heads
         self.qkv = make_linear(dims, 3 * dims)
         self.proj = make_linear(dims, dims)

@@ -60,6 +60,17 @@ def by_operator(formulas: Dict[str, Callable]) -> Dict[Any, Callable]:
     return operators
 
 
+def own_attention_flop(qkv, num_heads, *_, **__) -> int:
+    """(B, N, 3 d): scores and sums of each head."""
+    batch, tokens, channels = qkv
+    return 4 * batch * tokens**2 * channels // 3
+
+
+def own_attention_backward_flop(qkv, *_, **__) -> int:
+    """Scores once more, and a gradient for each factor of both products."""
+    return 5 * own_attention_flop(qkv, 1) // 2
+
+
 _FORMULAS = {
     'mkldnn._linear_pointwise': linear_flop,
     'aten.baddbmm_': add_product_flop,
@@ -78,9 +89,18 @@ _WHOLE = {
     'aten.scaled_dot_product_attention': attention_flop,
 }
 
-if hasattr(flop_counter, 'register_flop_formula'):
-    for _op, _formula in by_operator(_FORMULAS).items():
-        if _op not in flop_counter.flop_registry:
-            flop_counter.register_flop_formula(_op)(_formula)
-else:  # torch < 2.2
-    flop_counter.flop_mapping.update(by_operator({**_WHOLE, **_FORMULAS}))
+
+def register(formulas: Dict[str, Callable]):
+    """Have every counter that is made from now on know them."""
+    operators = by_operator(formulas)
+    if not hasattr(flop_counter, 'register_flop_formula'):  # torch < 2.2
+        flop_counter.flop_mapping.update(operators)
+        return
+    for op, formula in operators.items():
+        if op not in flop_counter.flop_registry:
+            flop_counter.register_flop_formula(op)(formula)
+
+
+register(_FORMULAS)
+if not hasattr(flop_counter, 'register_flop_formula'):
+    register(_WHOLE)

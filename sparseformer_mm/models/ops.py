@@ -199,18 +199,18 @@ def even_slices(count: int, at_most: int) -> List[slice]:
     return [slice(*pair) for pair in zip(ends, ends[1:])]
 
 
-def _use_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
-    return fast_cpu(x, weight, bias) and _HAS_ONEDNN and torch.backends.mkldnn.enabled
-
-
-def _compiles_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
+def compiles_fast_cpu(*tensors: Optional[Tensor]) -> bool:
+    """As :func:`fast_cpu` while torch.compile records the model for inference."""
     return (
         FAST_OPS
-        and _HAS_ONEDNN
-        and is_compiling_inference(x)
+        and is_compiling_inference(tensors[0])
         and not is_transforming()
-        and _are_plain(x, weight, bias)
+        and _are_plain(*tensors)
     )
+
+
+def _use_onednn(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> bool:
+    return fast_cpu(x, weight, bias) and _HAS_ONEDNN and torch.backends.mkldnn.enabled
 
 
 def _define_operators(library: torch.library.Library):
@@ -270,7 +270,7 @@ def linear(x: Tensor, weight: Tensor, bias=None, gelu: bool = False) -> Tensor:
         bias: (out_features,) or None.
         gelu: of ``GELU(x)`` instead of ``x``; training then keeps ``x`` only.
     """
-    if _compiles_onednn(x, weight, bias):
+    if _HAS_ONEDNN and compiles_fast_cpu(x, weight, bias):
         return _compiled_product(F.gelu(x) if gelu else x, weight, bias)
     if not _use_onednn(x, weight, bias):
         return F.linear(F.gelu(x) if gelu else x, weight, bias)

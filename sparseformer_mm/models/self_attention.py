@@ -2,8 +2,9 @@
 
 The published models have 64 heads of width 4 to 12 on 49 to 400 tokens. Kernels of
 fused attention are made for wide heads and long rows, and a product is slow if its
-result is only as wide as such a head. In the form here results are as wide as there
-are tokens, a few heads at a time stay in a core's own cache (one, with many tokens),
+result is only as wide as such a head. On a CPU :mod:`.kernels` has one for narrow
+heads. Where it is not compiled there is the form here: results are as wide as there are
+tokens, a few heads at a time stay in a core's own cache (one, with many tokens),
 weights are powers of two, divided by their sum in the end, and the backward pass makes
 them anew instead of keeping them.
 """
@@ -16,10 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import kernels
 from .ops import (
+    compiles_fast_cpu,
     even_slices,
     fast_cpu,
     is_compiling_inference,
+    is_tracing,
     is_transforming,
     needs_grad,
     needs_reference,
@@ -29,6 +33,8 @@ from .ops import (
 # Up to this width of a head and this many tokens the form here was measured to be
 # faster than torch's; with 81 tokens of width 12 torch's is, in training.
 _MAX_WIDTH, _MAX_TOKENS = 10, 1000
+# Widths of heads for which the kernel is compiled.
+_KERNEL_WIDTHS = 4, 8, 12, 16
 # Scores at a time and thread; 0.6 MiB, which is one head of 400 tokens.
 _MAX_SCORES = 160_000
 _LOG2_E = math.log2(math.e)
@@ -127,6 +133,21 @@ class _NarrowAttention(torch.autograd.Function):
             return _narrow_gradient(qkv, out, grad, ctx.num_heads), None
 
 
+class _KernelAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, qkv: Tensor, num_heads: int) -> Tensor:
+        out, stats = kernels.OPS.self_attention(qkv, num_heads)
+        ctx.save_for_backward(qkv, out, stats)
+        ctx.num_heads = num_heads
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
+        saved = ctx.saved_tensors
+        return kernels.OPS.self_attention_backward(*saved, grad, ctx.num_heads), None
+
+
 def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """In plain operations, for transforms and for compilers, which fuse them."""
     query = query * query.shape[-1] ** -0.5
@@ -142,9 +163,10 @@ def _is_half_on_cpu(x: Tensor) -> bool:
 def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """Softmax attention of tokens among themselves.
 
-    torch's fused kernel; on a CPU, with narrow heads and few tokens, the form of this
-    module (in float32, of half numbers too), for ``torch.compile`` in plain operations;
-    these also inside torch.func's transforms, not all of which know fused kernels.
+    torch's fused kernel; on a CPU, with narrow heads, the kernel of :mod:`.kernels` or,
+    with few tokens, the form of this module (in float32, of half numbers too), which
+    ``torch.compile`` gets in plain operations; these also inside torch.func's
+    transforms, not all of which know fused kernels.
 
     Args:
         qkv: (B, N, 3 d), the queries of all heads, then keys, then values.
@@ -155,14 +177,21 @@ def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """
     _, num_tokens, channels = qkv.shape
     narrow = channels <= 3 * num_heads * _MAX_WIDTH and num_tokens <= _MAX_TOKENS
-    if narrow and _is_half_on_cpu(qkv):
+    # (A model that is compiled has loaded them when it was built.)
+    found = kernels.OPS is not None if is_tracing() else kernels.load()
+    compiled = found and channels // (3 * num_heads) in _KERNEL_WIDTHS
+    if (narrow or compiled) and _is_half_on_cpu(qkv):
         # torch's kernel would take two fifths of a training step in bfloat16.
         with no_autocast(qkv):
             return self_attention(qkv.float(), num_heads).to(qkv.dtype)
-    if narrow and fast_cpu(qkv):
+    if (narrow or compiled) and fast_cpu(qkv):
         if needs_grad(qkv):
-            return _NarrowAttention.apply(qkv, num_heads)
-        return _narrow(qkv, num_heads)
+            function = _KernelAttention if compiled else _NarrowAttention
+            return function.apply(qkv, num_heads)
+        if not compiled:
+            return _narrow(qkv, num_heads)
+    if compiled and (fast_cpu(qkv) or compiles_fast_cpu(qkv)):
+        return kernels.OPS.self_attention(qkv, num_heads)[0]
     plain = is_transforming() or (narrow and is_compiling_inference(qkv))
     attend = _plain if plain else F.scaled_dot_product_attention
     return attend(*_split_heads(qkv, 3, num_heads)).transpose(1, 2).flatten(2)

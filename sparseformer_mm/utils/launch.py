@@ -14,6 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..host import host_of, type_name
+from ..models import kernels
 from .configs import CfgOptions, load_config
 from .errors import fail
 
@@ -25,6 +26,7 @@ __all__ = [
     'finish',
     'keep_freed_memory',
     'prepare_config',
+    'prepare_kernels',
 ]
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -176,6 +178,17 @@ def keep_freed_memory() -> bool:
     # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h. Larger tensors go back to Linux
     # as ever: kept, those of pictures of many sizes leave holes between each other.
     return bool(mallopt(-3, 2**25) and mallopt(-1, 2**31 - 1))
+
+
+def prepare_kernels() -> None:
+    """Compile the kernels for this CPU, once, where there is no GPU."""
+    if torch.cuda.is_available() or not kernels.are_wanted() or kernels.load():
+        return
+    announce('compiling the kernels for this CPU (once, about ten seconds)')
+    try:
+        kernels.build_kernels()
+    except RuntimeError as error:
+        announce(f'warning: {error}. SPARSEFORMER_MM_KERNELS=0 does not try')
 
 
 def finish(args: Namespace) -> None:

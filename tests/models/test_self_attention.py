@@ -1,10 +1,22 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from helpers.numerics import assert_exact, assert_near
-from sparseformer_mm.models import ops, self_attention
+from sparseformer_mm.models import kernels, ops, self_attention
 from sparseformer_mm.models.self_attention import self_attention as attend
+
+
+@pytest.fixture(autouse=True, params=['kernels', 'torch'])
+def form(request):
+    """All of it in the compiled form, where there is one, and in plain torch."""
+    if request.param == 'torch':
+        request.getfixturevalue('no_kernels')
+    elif kernels.OPS is None:
+        pytest.skip('no kernels here')
+    return request.param
 
 
 def by_torch(qkv, num_heads):
@@ -20,7 +32,7 @@ def with_gradient(function, qkv, num_heads, cotangent):
     return [out, *torch.autograd.grad((out * cotangent).sum(), qkv)]
 
 
-@pytest.mark.parametrize('width', [1, 4, 8, 64])
+@pytest.mark.parametrize('width', [1, 4, 8, 12, 16, 64])
 @pytest.mark.parametrize('max_scores', [1, 150, 10**6])
 def test_agrees_with_torch(width, max_scores, monkeypatch):
     """Whether few heads at a time, or all, or a form for wide ones."""
@@ -36,7 +48,7 @@ def test_agrees_with_torch(width, max_scores, monkeypatch):
         assert_near([attend(qkv, 5)], theirs[:1], 1e-5)
 
 
-def test_is_exact_in_float64(monkeypatch):
+def test_is_exact_in_float64(no_kernels, monkeypatch):
     torch.manual_seed(0)
     qkv = torch.randn(2, 7, 60, dtype=torch.float64, requires_grad=True)
     cotangent = torch.randn(2, 7, 20, dtype=torch.float64)
@@ -96,13 +108,18 @@ def test_backward_alone_inside_autocast():
     assert torch.equal(*found)
 
 
-def test_others_take_the_reference(monkeypatch):
-    monkeypatch.setattr(
-        self_attention, '_narrow', lambda *args: pytest.fail('fast path taken')
-    )
+def test_others_take_the_reference(form, monkeypatch):
+    def fail(*args):
+        pytest.fail('fast path taken')
+
+    monkeypatch.setattr(self_attention, '_narrow', fail)
+    if kernels.OPS is not None:
+        monkeypatch.setattr(kernels, 'OPS', SimpleNamespace(self_attention=fail))
     many, wide = torch.randn(1, 1001, 12), torch.randn(1, 3, 3 * 11)
     others = many[:, :3].double(), many[:0], many[:0].bfloat16(), wide.bfloat16()
-    for qkv in (many, wide, *others):
+    if form == 'torch':
+        others = many, *others
+    for qkv in (wide, *others):
         assert attend(qkv, 1).dtype == qkv.dtype
     few = many[:, :3]
     torch.func.grad(lambda x: attend(x, 2).sum())(few)

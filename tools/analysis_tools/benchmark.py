@@ -31,10 +31,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparseformer_mm.engine.fused_optimizer import fuse_on_cpu
+from sparseformer_mm.models import kernels
 from sparseformer_mm.utils.configs import PARTS, CfgOptions, build_model
 from sparseformer_mm.utils.counting import looks_like_product
 from sparseformer_mm.utils.errors import fail
-from sparseformer_mm.utils.launch import keep_freed_memory
+from sparseformer_mm.utils.launch import keep_freed_memory, prepare_kernels
 from sparseformer_mm.utils.outputs import check_writable
 
 DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
@@ -373,6 +374,7 @@ def summarize(
             # What torch computes with: imitated, it is not the processor's best.
             device=f'{platform.processor() or platform.machine()}, '
             f'{torch.backends.cpu.get_cpu_capability()}'
+            f'{", with kernels" if kernels.OPS else ""}'
             if on_cpu
             else torch.cuda.get_device_name(args.device),
             device_type=args.device,
@@ -452,6 +454,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    prepare_kernels()
     if args.as_tools:
         keep_freed_memory()
     if args.memory_of:

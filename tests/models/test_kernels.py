@@ -1,0 +1,233 @@
+"""Kernels in C++ agree with plain torch, and are found, built and missed properly."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers.numerics import assert_near
+from sparseformer_mm import build, build_kernels
+from sparseformer_mm.models import kernels
+
+
+@pytest.fixture
+def compiled():
+    if kernels.OPS is None:
+        pytest.skip('no kernels here')
+    return kernels.OPS
+
+
+def exact(qkv, num_heads, cotangent):
+    """Output and gradient by torch, in 64 bits."""
+    qkv = qkv.double().requires_grad_()
+    heads = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in qkv.chunk(3, -1))
+    out = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    (grad,) = torch.autograd.grad(out, qkv, cotangent.double())
+    return out.float(), grad.float()
+
+
+def ours(ops, qkv, num_heads, cotangent):
+    out, stats = ops.self_attention(qkv, num_heads)
+    return out, ops.self_attention_backward(qkv, out, stats, cotangent, num_heads)
+
+
+@pytest.mark.parametrize('width', [4, 8, 12, 16])
+@pytest.mark.parametrize('tokens', [1, 5, 16, 49, 130])
+@pytest.mark.parametrize('score', [1.0, 100.0])
+def test_agrees_with_torch(compiled, width, tokens, score):
+    """Vectors that are full or not, steps of four or not, with a maximum or none."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, tokens, 3 * 5 * width)
+    qkv[..., : 10 * width] *= score**0.5
+    cotangent = torch.randn(2, tokens, 5 * width)
+    found = ours(compiled, qkv, 5, cotangent)
+    # Scores have 24 bits.
+    assert_near(found, exact(qkv, 5, cotangent), 1e-5 * max(1, score / 10))
+
+
+def test_strides(compiled):
+    torch.manual_seed(0)
+    qkv = torch.randn(60, 7, 2).permute(2, 1, 0)
+    cotangent = torch.randn(20, 7, 2).permute(2, 1, 0)
+    assert_near(ours(compiled, qkv, 5, cotangent), exact(qkv, 5, cotangent), 1e-5)
+
+
+def test_nan_and_infinity_show(compiled):
+    qkv = torch.randn(1, 9, 24)
+    for bad in (float('nan'), float('inf')):
+        for column in (0, 8, 16):  # of a query, a key, a value
+            broken = qkv.clone()
+            broken[0, 3, column] = bad
+            out, _ = compiled.self_attention(broken, 2)
+            expected, _ = exact(broken, 2, qkv[..., :8])
+            assert torch.equal(out.isfinite(), expected.isfinite())
+
+
+def test_threads_make_no_difference(compiled):
+    torch.manual_seed(0)
+    qkv, cotangent = torch.randn(3, 50, 3 * 40), torch.randn(3, 50, 40)
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(ours(compiled, qkv, 5, cotangent))
+    torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(*found))
+
+
+@pytest.mark.parametrize(
+    'qkv, heads',
+    [
+        (torch.ones(1, 2, 12).double(), 1),
+        (torch.ones(2, 12), 1),
+        (torch.ones(1, 2, 13), 1),
+        (torch.ones(1, 2, 12), 3),  # no multiple
+        (torch.ones(1, 2, 12), 0),
+        (torch.ones(1, 0, 12), 1),
+        (torch.ones(1, 2, 15), 1),  # no kernel of width 5
+    ],
+)
+def test_others_are_refused(compiled, qkv, heads):
+    with pytest.raises(RuntimeError, match='self_attention'):
+        compiled.self_attention(qkv, heads)
+
+
+def test_a_gradient_of_another_shape_is_refused(compiled):
+    qkv = torch.ones(1, 2, 12)
+    out, stats = compiled.self_attention(qkv, 1)
+    for wrong in (
+        (out, stats, out[:, :1]),
+        (out[:, :1], stats, out),
+        (out, stats[..., :1], out),
+        (out, stats, out.double()),
+    ):
+        with pytest.raises(RuntimeError, match='self_attention_backward'):
+            compiled.self_attention_backward(qkv, *wrong, 1)
+
+
+def test_a_model_with_and_without(compiled, request):
+    torch.manual_seed(0)
+    model = build('nano', num_classes=5, num_heads=12)
+    images = torch.rand(2, 3, 64, 64)
+
+    def run():
+        with FlopCounterMode(display=False) as counter:
+            out = model(images)
+            grads = torch.autograd.grad(out.logsumexp(1).sum(), model.parameters())
+        with torch.inference_mode():
+            assert_near([model(images)], [out.detach()], 1e-5)
+        own = torch.ops.sparseformer_mm_kernels.self_attention
+        return [out, *grads], counter.get_flop_counts()['Global'], own
+
+    with_kernels, counts, own = run()
+    request.getfixturevalue('no_kernels')
+    without, plain_counts, _ = run()
+    assert_near(with_kernels, without, 1e-4)
+    assert own in counts and own not in plain_counts
+    assert sum(counts.values()) == sum(plain_counts.values())
+
+
+def python(code, **environment):
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_two_build_at_once_and_a_third_finds_it(compiled, tmp_path):
+    """Into the folder of the environment, which neither has made yet."""
+    folder = {'TORCH_EXTENSIONS_DIR': str(tmp_path / 'new')}
+    code = (
+        'import sparseformer_mm, torch\n'
+        'from sparseformer_mm.models import kernels\n'
+        'print(kernels.load(), sparseformer_mm.build_kernels())\n'
+        'print(kernels.OPS.self_attention(torch.ones(1, 2, 12), 1)[0].sum().item())'
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, '-c', code],
+            env={**os.environ, **folder},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate()[0].splitlines() for process in both]
+    (file,) = (tmp_path / 'new').rglob('*.*')
+    assert outputs == 2 * [[f'False {file}', '8.0']]
+    assert python(code, **folder) == [f'True {file}', '8.0']
+    code = code.split('print')[0] + 'print(kernels.load())'
+    assert python(code, SPARSEFORMER_MM_KERNELS='0', **folder) == ['False']
+
+
+@pytest.fixture
+def nothing_yet(no_kernels, monkeypatch, tmp_path):
+    monkeypatch.setattr(kernels, '_looked', False)
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
+    return tmp_path
+
+
+def test_what_cannot_be_loaded_is_said_and_left_alone(nothing_yet):
+    file = kernels.kernel_file()
+    file.parent.mkdir()
+    file.write_bytes(b'broken')
+    with pytest.warns(UserWarning, match=f'{file} cannot be loaded .*Delete the file'):
+        assert not kernels.load()
+    assert not kernels.load()  # says it once
+    assert file.read_bytes() == b'broken'
+
+
+def test_no_compiler(nothing_yet, monkeypatch):
+    monkeypatch.setenv('CXX', 'no-such-compiler -x')
+    with pytest.raises(RuntimeError, match='no-such-compiler.*install g\\+\\+'):
+        build_kernels()
+    assert list(nothing_yet.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    'says', ['exit 1', 'test "$1" = --version || { echo "error: ideas" >&2; exit 1; }']
+)
+def test_a_compiler_that_fails(nothing_yet, monkeypatch, tmp_path_factory, says):
+    compiler = tmp_path_factory.mktemp('bin') / 'c++'
+    compiler.write_text(f'#!/bin/sh\n{says}\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CXX', str(compiler))
+    with pytest.raises(RuntimeError, match='cannot be compiled: .*g\\+\\+ 8 or newer'):
+        build_kernels()
+    assert [path for path in nothing_yet.rglob('*') if path.is_file()] == []
+
+
+def test_a_folder_that_cannot_be_written(nothing_yet, monkeypatch):
+    file = nothing_yet / 'file'
+    file.write_text('mine')
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(file))
+    with pytest.raises(RuntimeError, match='leave to write to .*file'):
+        build_kernels()
+    assert file.read_text() == 'mine'
+
+
+def test_not_wanted(nothing_yet, monkeypatch):
+    monkeypatch.setenv('SPARSEFORMER_MM_KERNELS', '0')
+    with pytest.raises(RuntimeError, match='SPARSEFORMER_MM_KERNELS=0.*unset'):
+        build_kernels()
+
+
+def test_one_file_for_each_processor_and_source(monkeypatch, tmp_path):
+    found = {kernels.kernel_file()}
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'NEW')
+    found.add(kernels.kernel_file())
+    source = tmp_path / 'source.cpp'
+    source.write_bytes(Path(kernels._SOURCE).read_bytes() + b'\n')
+    monkeypatch.setattr(kernels, '_SOURCE', source)
+    found.add(kernels.kernel_file())
+    assert len(found) == 3
