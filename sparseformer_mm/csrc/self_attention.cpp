@@ -28,6 +28,7 @@ typedef int32_t Bits __attribute__((vector_size(kLanes * 4)));
 constexpr float kMaxScore = 48.0f;
 constexpr float kLog2E = 1.44269504f;
 
+// (A number beside a vector stands for one of its like.)
 inline Lanes all(float x) { return x - Lanes{}; }
 
 // Steps of a loop that run side by side: one alone waits for its own results.
@@ -99,7 +100,7 @@ struct Rows {
     for (size_t i = 0; i < numbers.size(); i += W) {
       float square = 0;
       for (int c = 0; c < W; c++) square += numbers[i + c] * numbers[i + c];
-      most = square <= most ? most : square;  // also if it is NaN
+      if (!(square <= most) && most == most) most = square;  // NaN stays
     }
     return std::sqrt(most);
   }
@@ -274,8 +275,8 @@ struct Sizes {
   int64_t batch, tokens, channels, heads;
 
   Sizes(const at::Tensor& qkv, int64_t heads) : heads(heads) {
-    TORCH_CHECK(qkv.scalar_type() == at::kFloat && qkv.dim() == 3 && qkv.numel() > 0 &&
-                    heads > 0 && qkv.size(2) % (3 * heads) == 0,
+    TORCH_CHECK(qkv.scalar_type() == at::kFloat && qkv.dim() == 3 && heads > 0 &&
+                    qkv.size(2) > 0 && qkv.size(2) % (3 * heads) == 0,
                 "self_attention: qkv must be (B, N, 3 d) of float32, d a multiple of ",
                 heads, "; got ", qkv.sizes(), " of ", qkv.scalar_type());
     batch = qkv.size(0), tokens = qkv.size(1), channels = qkv.size(2) / 3;
@@ -302,7 +303,6 @@ struct Sizes {
       case 4: return run(std::integral_constant<int, 4>());
       case 8: return run(std::integral_constant<int, 8>());
       case 12: return run(std::integral_constant<int, 12>());
-      case 16: return run(std::integral_constant<int, 16>());
     }
     TORCH_CHECK(false, "self_attention: heads of width ", channels / heads);
   }

@@ -60,6 +60,10 @@ class Attention(BaseModule):
         self.qkv = make_linear(dims, 3 * dims)
         self.proj = make_linear(dims, dims)
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        kernels.load()
+
     def forward(self, x: Tensor) -> Tensor:
         x = self_attention(project(x, self.qkv), self.num_heads)
         return project(x, self.proj)

@@ -9,6 +9,7 @@ built in any process finds it there. ``SPARSEFORMER_MM_KERNELS=0`` in the enviro
 does without.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Iterator, List, Optional
 
 import torch
 from torch import Tensor
@@ -26,26 +28,28 @@ from . import flops
 
 _SOURCE = Path(__file__).parents[1] / 'csrc' / 'self_attention.cpp'
 _NAME = 'sparseformer_mm_kernels'  # as the source says
+# OpenMP for the compiler only: linked, it would bring a second pool of threads beside
+# torch's. In standard C++ GCC fuses no product with a sum unless told to.
 _FLAGS = ['-O3', '-fopenmp', '-ffp-contract=fast']
-_FLAGS += ['-fno-math-errno', '-fno-trapping-math']
 _VECTORS = {
     'AVX512': ['-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mfma'],
     'AVX2': ['-mavx2', '-mfma'],
 }
 
-# torch.ops of the kernels, or None; load() sets them.
+# torch.ops of the kernels, or None; load() sets it.
 OPS = None
 _looked = False
 _library = None
 
 
-def _flags() -> list:
+def _flags() -> List[str]:
     return _FLAGS + _VECTORS.get(torch.backends.cpu.get_cpu_capability(), [])
 
 
 def kernel_file() -> Path:
     """Where the compiled kernels for this torch and this processor are, or would be."""
-    made_of = [torch.__version__, platform.machine(), *_flags()]
+    made_of = [torch.__version__, torch._C._GLIBCXX_USE_CXX11_ABI, platform.machine()]
+    made_of += [*platform.libc_ver(), *_flags()]
     digest = hashlib.sha256(_SOURCE.read_bytes() + repr(made_of).encode()).hexdigest()
     root = os.environ.get('TORCH_EXTENSIONS_DIR', '~/.cache/torch_extensions')
     return Path(root).expanduser() / _NAME / f'{digest[:16]}.so'
@@ -65,17 +69,19 @@ def load() -> bool:
     if _looked:
         return OPS is not None
     _looked = True
-    file = kernel_file()
-    if not are_wanted() or not file.is_file():
+    if not are_wanted():
         return False
     try:
+        file = kernel_file()
+        if not file.is_file():
+            return False
         torch.ops.load_library(str(file))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         warnings.warn(
-            f'{file} cannot be loaded ({error}), so attention is computed without it, '
-            'more slowly. Delete the file; then '
+            f'the kernels for this CPU cannot be loaded ({error}), so attention is '
+            'computed without, more slowly. '
             '`python -c "import sparseformer_mm; sparseformer_mm.build_kernels()"` '
-            'compiles it anew',
+            'compiles them anew; SPARSEFORMER_MM_KERNELS=0 does not look for them',
             stacklevel=2,
         )
         return False
@@ -90,10 +96,13 @@ def _shapes(qkv: Tensor, num_heads: int):
 
 
 def _take_up():
-    global OPS, _library
+    global OPS, _looked, _library
     _library = torch.library.Library(_NAME, 'IMPL')  # says it as long as it lasts
     _library.impl('self_attention', _shapes, 'Meta')
-    OPS = torch.ops.sparseformer_mm_kernels
+    _library.impl(
+        'self_attention_backward', lambda qkv, *_: qkv.new_empty(qkv.shape), 'Meta'
+    )
+    OPS, _looked = getattr(torch.ops, _NAME), True
     flops.register(
         {
             f'{_NAME}.self_attention': flops.own_attention_flop,
@@ -102,12 +111,49 @@ def _take_up():
     )
 
 
+def what_lacks() -> Optional[str]:
+    """What the kernels need to be compiled and is not here, with the cure; or None."""
+    if sys.platform != 'linux':
+        return 'they are made for Linux'
+    compiler = (os.environ.get('CXX') or 'c++').split()[0]
+    if shutil.which(compiler) is None:
+        return f'there is no C++ compiler {compiler}: install g++, or name one in CXX'
+    if shutil.which('ninja') is None:
+        return 'there is no ninja: pip install ninja'
+    return None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Other processes wait here; the lock of one that dies is free."""
+    import fcntl  # not on Windows
+
+    with open(folder / 'lock', 'a') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(folder: Path) -> Path:
+    """Compile and load; the file is in ``folder``."""
+    from torch.utils import cpp_extension  # slow to import; wants setuptools
+
+    # torch numbers what it is asked for under one name.
+    name = f'{_NAME}_{folder.name}'
+    cpp_extension.load(
+        name,
+        [str(_SOURCE)],
+        extra_cflags=_flags(),
+        build_directory=str(folder),
+        is_python_module=False,
+    )
+    return folder / f'{name}.so'
+
+
 def build_kernels() -> Path:
     """Compile the kernels for this machine, unless that has been done (ten seconds).
 
     This process and all later ones then use them on a CPU in float32, where attention
-    takes a half to a quarter of its time (docs/speed.md). Needs a C++ compiler that
-    knows OpenMP and vectors as GCC does, and ninja.
+    takes a half to a quarter of its time (docs/speed.md). Needs Linux, g++ and ninja.
 
     Returns:
         Path of what was compiled.
@@ -116,35 +162,32 @@ def build_kernels() -> Path:
         RuntimeError: if it cannot be compiled here, with the reason. Models work all
             the same.
     """
-    file = kernel_file()
-    if load():
-        return file
-    without = 'Models work without, only slower on a CPU'
+    global _looked
     if not are_wanted():
         raise RuntimeError(
             'SPARSEFORMER_MM_KERNELS=0 is set, which says that no kernels are wanted: '
             'unset it first'
         )
-    compiler = os.environ.get('CXX', 'c++')
-    if sys.platform == 'win32' or shutil.which(compiler.split()[0]) is None:
+    lacks = what_lacks()
+    if lacks:
         raise RuntimeError(
-            f'no C++ compiler to build kernels with ({compiler}): install g++ 8 or '
-            f'newer, or name one in CXX (Windows has none that fits). {without}'
+            f'the kernels for this CPU cannot be compiled: {lacks}. Models work '
+            'without, only slower'
         )
     try:
-        from torch.utils import cpp_extension  # slow to import; wants setuptools
-
+        file = kernel_file()
+        if OPS is not None:
+            return file
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Processes that build at the same time do not meet in a folder of their own.
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            cpp_extension.load(
-                _NAME,
-                [str(_SOURCE)],
-                extra_cflags=_flags(),
-                build_directory=folder,
-                is_python_module=False,
-            )
-            os.replace(Path(folder) / f'{_NAME}.so', file)
+        with _one_at_a_time(file.parent), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # What does not load is compiled anew.
+            _looked = False
+            if load():
+                return file
+            with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+                made = _compile(Path(folder))
+                _take_up()
+                os.replace(made, file)
     except (
         ImportError,
         OSError,
@@ -154,10 +197,9 @@ def build_kernels() -> Path:
         lines = str(error).strip().splitlines()
         said = [line for line in lines if 'error' in line.lower()] or lines or ['']
         raise RuntimeError(
-            f'the kernels of {_SOURCE} cannot be compiled: {said[-1].strip()}. They '
-            'need g++ 8 or newer (or what CXX names), ninja, setuptools and '
-            f'leave to write to {file.parent} (TORCH_EXTENSIONS_DIR names another '
-            f'folder). {without}'
+            f'the kernels for this CPU cannot be compiled: {said[-1].strip()}. They '
+            'need g++ 8 or newer (or what CXX names), setuptools, and leave to write '
+            'to and run what is in the folder that TORCH_EXTENSIONS_DIR names '
+            '(~/.cache/torch_extensions). Models work without, only slower'
         ) from error
-    _take_up()
     return file

@@ -34,7 +34,7 @@ from .ops import (
 # faster than torch's; with 81 tokens of width 12 torch's is, in training.
 _MAX_WIDTH, _MAX_TOKENS = 10, 1000
 # Widths of heads for which the kernel is compiled.
-_KERNEL_WIDTHS = 4, 8, 12, 16
+_KERNEL_WIDTHS = 4, 8, 12
 # Scores at a time and thread; 0.6 MiB, which is one head of 400 tokens.
 _MAX_SCORES = 160_000
 _LOG2_E = math.log2(math.e)
@@ -177,7 +177,7 @@ def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """
     _, num_tokens, channels = qkv.shape
     narrow = channels <= 3 * num_heads * _MAX_WIDTH and num_tokens <= _MAX_TOKENS
-    # (A model that is compiled has loaded them when it was built.)
+    # Models load them when they are built; compilers cannot.
     found = kernels.OPS is not None if is_tracing() else kernels.load()
     compiled = found and channels // (3 * num_heads) in _KERNEL_WIDTHS
     if (narrow or compiled) and _is_half_on_cpu(qkv):
@@ -185,12 +185,12 @@ def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
         with no_autocast(qkv):
             return self_attention(qkv.float(), num_heads).to(qkv.dtype)
     if (narrow or compiled) and fast_cpu(qkv):
+        if compiled:
+            return _KernelAttention.apply(qkv, num_heads)
         if needs_grad(qkv):
-            function = _KernelAttention if compiled else _NarrowAttention
-            return function.apply(qkv, num_heads)
-        if not compiled:
-            return _narrow(qkv, num_heads)
-    if compiled and (fast_cpu(qkv) or compiles_fast_cpu(qkv)):
+            return _NarrowAttention.apply(qkv, num_heads)
+        return _narrow(qkv, num_heads)
+    if compiled and compiles_fast_cpu(qkv):
         return kernels.OPS.self_attention(qkv, num_heads)[0]
     plain = is_transforming() or (narrow and is_compiling_inference(qkv))
     attend = _plain if plain else F.scaled_dot_product_attention

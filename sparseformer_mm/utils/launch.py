@@ -6,6 +6,7 @@ import ctypes
 import os
 import os.path as osp
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 
 import torch
@@ -182,9 +183,14 @@ def keep_freed_memory() -> bool:
 
 def prepare_kernels() -> None:
     """Compile the kernels for this CPU, once, where there is no GPU."""
-    if torch.cuda.is_available() or not kernels.are_wanted() or kernels.load():
+    if torch.cuda.is_available() or not kernels.are_wanted():
         return
-    announce('compiling the kernels for this CPU (once, about ten seconds)')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # What does not load is compiled anew.
+        if kernels.load():
+            return
+    if kernels.what_lacks() is None:
+        announce('compiling the kernels for this CPU (once, about ten seconds)')
     try:
         kernels.build_kernels()
     except RuntimeError as error:

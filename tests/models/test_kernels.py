@@ -1,5 +1,6 @@
 """Kernels in C++ agree with plain torch, and are found, built and missed properly."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers.numerics import assert_near
 from sparseformer_mm import build, build_kernels
 from sparseformer_mm.models import kernels
+from sparseformer_mm.models.blocks import Attention
+from sparseformer_mm.models.self_attention import self_attention
 
 
 @pytest.fixture
@@ -36,8 +39,8 @@ def ours(ops, qkv, num_heads, cotangent):
     return out, ops.self_attention_backward(qkv, out, stats, cotangent, num_heads)
 
 
-@pytest.mark.parametrize('width', [4, 8, 12, 16])
-@pytest.mark.parametrize('tokens', [1, 5, 16, 49, 130])
+@pytest.mark.parametrize('width', [4, 8, 12])
+@pytest.mark.parametrize('tokens', [0, 1, 5, 16, 49, 130])
 @pytest.mark.parametrize('score', [1.0, 100.0])
 def test_agrees_with_torch(compiled, width, tokens, score):
     """Vectors that are full or not, steps of four or not, with a maximum or none."""
@@ -68,6 +71,21 @@ def test_nan_and_infinity_show(compiled):
             assert torch.equal(out.isfinite(), expected.isfinite())
 
 
+def test_what_nan_does_not_reach_is_right(compiled):
+    """Beside a query that is NaN, scores of hundreds, and a small last row."""
+    torch.manual_seed(0)
+    qkv = torch.randn(1, 9, 24) * 20
+    qkv[0, 8] /= 1e3
+    cotangent = torch.randn(1, 9, 8)
+    clean = ours(compiled, qkv, 2, cotangent)
+    qkv[0, 3, :8] = float('nan')
+    broken = ours(compiled, qkv, 2, cotangent)
+    others = [row for row in range(9) if row != 3]
+    assert broken[0][0, 3].isnan().all()
+    assert torch.equal(broken[0][0, others], clean[0][0, others])
+    assert torch.equal(broken[1][0, others, :8], clean[1][0, others, :8])
+
+
 def test_threads_make_no_difference(compiled):
     torch.manual_seed(0)
     qkv, cotangent = torch.randn(3, 50, 3 * 40), torch.randn(3, 50, 40)
@@ -88,7 +106,7 @@ def test_threads_make_no_difference(compiled):
         (torch.ones(1, 2, 13), 1),
         (torch.ones(1, 2, 12), 3),  # no multiple
         (torch.ones(1, 2, 12), 0),
-        (torch.ones(1, 0, 12), 1),
+        (torch.ones(1, 2, 0), 1),
         (torch.ones(1, 2, 15), 1),  # no kernel of width 5
     ],
 )
@@ -170,6 +188,73 @@ def test_two_build_at_once_and_a_third_finds_it(compiled, tmp_path):
     assert python(code, SPARSEFORMER_MM_KERNELS='0', **folder) == ['False']
 
 
+@pytest.mark.slow
+def test_fails_once_and_is_built_then(compiled, tmp_path):
+    """In one process, as in a notebook; what does not load is compiled anew."""
+    code = (
+        'import os, sparseformer_mm, torch, warnings\n'
+        'from sparseformer_mm.models import kernels\n'
+        'os.environ["CXX"] = "false"\n'
+        'try:\n'
+        '    sparseformer_mm.build_kernels()\n'
+        'except RuntimeError as error:\n'
+        '    print(str(error)[:20])\n'
+        'del os.environ["CXX"]\n'
+        'kernels.kernel_file().write_bytes(b"broken")\n'
+        'warnings.simplefilter("error")\n'
+        'sparseformer_mm.build_kernels()\n'
+        'print(sparseformer_mm.build_kernels() == kernels.kernel_file())\n'
+        'print(kernels.OPS.self_attention(torch.ones(1, 2, 12), 1)[0].sum().item())'
+    )
+    found = python(code, TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert found == ['the kernels for this', 'True', '8.0']
+
+
+def test_nowhere_to_look(nothing_yet, monkeypatch):
+    """No home: models are built all the same."""
+    monkeypatch.setattr(
+        kernels, 'kernel_file', lambda: Path('~nobody-at-all').expanduser()
+    )
+    with pytest.warns(UserWarning, match='cannot be loaded'):
+        assert not kernels.load()
+
+
+def test_an_empty_compiler_is_the_default(monkeypatch):
+    expected = kernels.what_lacks()
+    monkeypatch.setenv('CXX', '')
+    assert kernels.what_lacks() == expected
+
+
+def test_forward_mode_is_refused(compiled):
+    """Not answered without a tangent."""
+    with torch.autograd.forward_ad.dual_level():
+        qkv = torch.autograd.forward_ad.make_dual(
+            torch.ones(1, 2, 12), torch.ones(1, 2, 12)
+        )
+        with pytest.raises(NotImplementedError, match='jvp'):
+            self_attention(qkv, 1)
+
+
+def test_without_values(compiled):
+    """What compilers know of the results is so."""
+    qkv = torch.ones(2, 5, 24)
+    out, stats = compiled.self_attention(qkv, 2)
+    told = compiled.self_attention(qkv.to('meta'), 2)
+    assert [x.shape for x in told] == [out.shape, stats.shape]
+    args = qkv, out, stats, out
+    told = compiled.self_attention_backward(*(x.to('meta') for x in args), 2)
+    assert told.shape == compiled.self_attention_backward(*args, 2).shape
+
+
+def test_a_model_from_a_file_has_them(compiled, monkeypatch):
+    looked = []
+    model = build('nano')
+    layers = [x for x in model.modules() if isinstance(x, Attention)]
+    monkeypatch.setattr(kernels, 'load', lambda: looked.append(1))
+    copy.deepcopy(model)
+    assert len(looked) == len(layers) > 1
+
+
 @pytest.fixture
 def nothing_yet(no_kernels, monkeypatch, tmp_path):
     monkeypatch.setattr(kernels, '_looked', False)
@@ -181,7 +266,7 @@ def test_what_cannot_be_loaded_is_said_and_left_alone(nothing_yet):
     file = kernels.kernel_file()
     file.parent.mkdir()
     file.write_bytes(b'broken')
-    with pytest.warns(UserWarning, match=f'{file} cannot be loaded .*Delete the file'):
+    with pytest.warns(UserWarning, match=f'be loaded .*{file}.*compiles them anew'):
         assert not kernels.load()
     assert not kernels.load()  # says it once
     assert file.read_bytes() == b'broken'
@@ -189,7 +274,7 @@ def test_what_cannot_be_loaded_is_said_and_left_alone(nothing_yet):
 
 def test_no_compiler(nothing_yet, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler -x')
-    with pytest.raises(RuntimeError, match='no-such-compiler.*install g\\+\\+'):
+    with pytest.raises(RuntimeError, match='no C.. compiler no-such-compiler: install'):
         build_kernels()
     assert list(nothing_yet.iterdir()) == []
 
@@ -202,16 +287,16 @@ def test_a_compiler_that_fails(nothing_yet, monkeypatch, tmp_path_factory, says)
     compiler.write_text(f'#!/bin/sh\n{says}\n')
     compiler.chmod(0o755)
     monkeypatch.setenv('CXX', str(compiler))
-    with pytest.raises(RuntimeError, match='cannot be compiled: .*g\\+\\+ 8 or newer'):
+    with pytest.raises(RuntimeError, match='cannot be compiled: .*need g'):
         build_kernels()
-    assert [path for path in nothing_yet.rglob('*') if path.is_file()] == []
+    assert [path.name for path in nothing_yet.rglob('*.*')] == []
 
 
 def test_a_folder_that_cannot_be_written(nothing_yet, monkeypatch):
     file = nothing_yet / 'file'
     file.write_text('mine')
     monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(file))
-    with pytest.raises(RuntimeError, match='leave to write to .*file'):
+    with pytest.raises(RuntimeError, match='leave to write to and'):
         build_kernels()
     assert file.read_text() == 'mine'
 
@@ -223,11 +308,14 @@ def test_not_wanted(nothing_yet, monkeypatch):
 
 
 def test_one_file_for_each_processor_and_source(monkeypatch, tmp_path):
-    found = {kernels.kernel_file()}
-    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'NEW')
-    found.add(kernels.kernel_file())
+    found = set()
+    for vectors in ('DEFAULT', 'AVX2', 'AVX512'):
+        monkeypatch.setattr(
+            torch.backends.cpu, 'get_cpu_capability', lambda found=vectors: found
+        )
+        found.add(kernels.kernel_file())
     source = tmp_path / 'source.cpp'
     source.write_bytes(Path(kernels._SOURCE).read_bytes() + b'\n')
     monkeypatch.setattr(kernels, '_SOURCE', source)
     found.add(kernels.kernel_file())
-    assert len(found) == 3
+    assert len(found) == 4

@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -374,7 +374,7 @@ def summarize(
             # What torch computes with: imitated, it is not the processor's best.
             device=f'{platform.processor() or platform.machine()}, '
             f'{torch.backends.cpu.get_cpu_capability()}'
-            f'{", with kernels" if kernels.OPS else ""}'
+            f'{", with" if kernels.OPS else ", no"} kernels'
             if on_cpu
             else torch.cuda.get_device_name(args.device),
             device_type=args.device,
@@ -454,8 +454,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    prepare_kernels()
     if args.as_tools:
+        with redirect_stdout(sys.stderr):
+            prepare_kernels()
         keep_freed_memory()
     if args.memory_of:
         print(json.dumps(measure_own_memory(args)))
