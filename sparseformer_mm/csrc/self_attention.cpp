@@ -301,7 +301,10 @@ struct Sizes {
   void dispatch(F run) const {
     switch (channels / heads) {
       case 4: return run(std::integral_constant<int, 4>());
+      case 5: return run(std::integral_constant<int, 5>());
+      case 6: return run(std::integral_constant<int, 6>());
       case 8: return run(std::integral_constant<int, 8>());
+      case 10: return run(std::integral_constant<int, 10>());
       case 12: return run(std::integral_constant<int, 12>());
     }
     TORCH_CHECK(false, "self_attention: heads of width ", channels / heads);

@@ -33,8 +33,8 @@ from .ops import (
 # Up to this width of a head and this many tokens the form here was measured to be
 # faster than torch's; with 81 tokens of width 12 torch's is, in training.
 _MAX_WIDTH, _MAX_TOKENS = 10, 1000
-# Widths of heads for which the kernel is compiled.
-_KERNEL_WIDTHS = 4, 8, 12
+# Widths of heads for which the kernel is compiled: those of the published models.
+_KERNEL_WIDTHS = 4, 5, 6, 8, 10, 12
 # Scores at a time and thread; 0.6 MiB, which is one head of 400 tokens.
 _MAX_SCORES = 160_000
 _LOG2_E = math.log2(math.e)

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.numerics import assert_near
 from sparseformer_mm import build, build_kernels
-from sparseformer_mm.models import kernels
+from sparseformer_mm.models import kernels, self_attention
 from sparseformer_mm.models.blocks import Attention
-from sparseformer_mm.models.self_attention import self_attention
+from sparseformer_mm.models.self_attention import self_attention as attend
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def ours(ops, qkv, num_heads, cotangent):
     return out, ops.self_attention_backward(qkv, out, stats, cotangent, num_heads)
 
 
-@pytest.mark.parametrize('width', [4, 8, 12])
+@pytest.mark.parametrize('width', self_attention._KERNEL_WIDTHS)
 @pytest.mark.parametrize('tokens', [0, 1, 5, 16, 49, 130])
 @pytest.mark.parametrize('score', [1.0, 100.0])
 def test_agrees_with_torch(compiled, width, tokens, score):
@@ -107,7 +107,7 @@ def test_threads_make_no_difference(compiled):
         (torch.ones(1, 2, 12), 3),  # no multiple
         (torch.ones(1, 2, 12), 0),
         (torch.ones(1, 2, 0), 1),
-        (torch.ones(1, 2, 15), 1),  # no kernel of width 5
+        (torch.ones(1, 2, 21), 1),  # no kernel of width 7
     ],
 )
 def test_others_are_refused(compiled, qkv, heads):
@@ -232,7 +232,7 @@ def test_forward_mode_is_refused(compiled):
             torch.ones(1, 2, 12), torch.ones(1, 2, 12)
         )
         with pytest.raises(NotImplementedError, match='jvp'):
-            self_attention(qkv, 1)
+            attend(qkv, 1)
 
 
 def test_without_values(compiled):
