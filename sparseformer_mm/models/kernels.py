@@ -150,10 +150,10 @@ def _compile(folder: Path) -> Path:
 
 
 def build_kernels() -> Path:
-    """Compile the kernels for this machine, unless that has been done (ten seconds).
+    """Compile the kernels for this machine, unless that has been done (15 seconds).
 
     This process and all later ones then use them on a CPU in float32, where attention
-    takes a half to a quarter of its time (docs/speed.md). Needs Linux, g++ and ninja.
+    takes a third to five sixths of its time (docs/speed.md). Needs Linux, g++ and ninja.
 
     Returns:
         Path of what was compiled.

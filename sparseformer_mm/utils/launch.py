@@ -190,7 +190,7 @@ def prepare_kernels() -> None:
         if kernels.load():
             return
     if kernels.what_lacks() is None:
-        announce('compiling the kernels for this CPU (once, about ten seconds)')
+        announce('compiling the kernels for this CPU (once, about 15 seconds)')
     try:
         kernels.build_kernels()
     except RuntimeError as error:

@@ -12,11 +12,13 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from sparseformer_mm.models import kernels
 from sparseformer_mm.utils.errors import explain_errors
 from sparseformer_mm.utils.launch import (
     _without_sync_bn,
     add_common_arguments,
     prepare_config,
+    prepare_kernels,
 )
 
 
@@ -152,3 +154,35 @@ def test_what_succeeds_without_a_gpu_takes_no_group_down(monkeypatch, cuda, fail
     except KeyError:
         calls.append('raised')
     assert calls == ['down'] * (cuda or fails) + ['raised'] * fails
+
+
+def test_kernels_that_cannot_be_compiled_are_a_warning(no_kernels, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(kernels, 'are_wanted', lambda: True)
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    prepare_kernels()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith('warning: the kernels for this CPU cannot be compiled')
+    assert 'no-such-compiler' in line and 'SPARSEFORMER_MM_KERNELS=0' in line
+
+
+@pytest.mark.parametrize('why', ['there is a GPU', 'not wanted', 'there they are'])
+def test_kernels_are_not_compiled_where(no_kernels, monkeypatch, capsys, why):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: why == 'there is a GPU')
+    monkeypatch.setattr(kernels, 'are_wanted', lambda: why != 'not wanted')
+    monkeypatch.setattr(kernels, 'load', lambda: why == 'there they are')
+    monkeypatch.setattr(kernels, 'build_kernels', lambda: pytest.fail('compiled'))
+    prepare_kernels()
+    assert capsys.readouterr().out == ''
+
+
+def test_compiling_kernels_is_said_before(no_kernels, monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(kernels, 'are_wanted', lambda: True)
+    monkeypatch.setattr(kernels, 'what_lacks', lambda: None)
+    monkeypatch.setattr(
+        kernels, 'build_kernels', lambda: said.append(capsys.readouterr().out)
+    )
+    prepare_kernels()
+    assert said == ['compiling the kernels for this CPU (once, about 15 seconds)\n']
