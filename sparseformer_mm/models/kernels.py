@@ -153,7 +153,7 @@ def build_kernels() -> Path:
     """Compile the kernels for this machine, unless that has been done (15 seconds).
 
     This process and all later ones then use them on a CPU in float32, where attention
-    takes a third to five sixths of its time (docs/speed.md). Needs Linux, g++ and ninja.
+    takes a third to five sixths of its time (docs/speed.md). Needs Linux, g++, ninja.
 
     Returns:
         Path of what was compiled.

@@ -114,8 +114,8 @@ def test_wheel_carries_configs_and_tools(source, wheel):
     assert not any(name.endswith('.pyc') for name in names)
 
 
-def test_every_module_and_page_is_in_the_wheel(source, wheel):
-    suffixes = '.py', '.html'
+def test_every_module_page_and_kernel_is_in_the_wheel(source, wheel):
+    suffixes = '.py', '.html', '.cpp'
     with zipfile.ZipFile(wheel) as archive:
         packed = {
             name
@@ -130,6 +130,7 @@ def test_every_module_and_page_is_in_the_wheel(source, wheel):
     }
     assert packed == modules
     assert 'sparseformer_mm/visualization/page.html' in packed
+    assert 'sparseformer_mm/csrc/self_attention.cpp' in packed
 
 
 def test_metadata_pulls_nothing_in(wheel):
