@@ -41,9 +41,12 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope='session', autouse=True)
 def built_kernels():
-    """Where they can be built, all tests run with them."""
-    if kernels.are_wanted() and kernels.what_lacks() is None:
+    """All tests run with them where they can be built; else this is why not."""
+    try:
         kernels.build_kernels()
+    except RuntimeError as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Attention(BaseModule):
                 f'num_heads={num_heads} does not divide the token width {dims}; '
                 'choose a width that is a multiple of it, or other num_heads'
             )
-        kernels.load()  # Not in forward: compilers cannot.
+        kernels.load()  # Here, too: compilers cannot in forward.
         self.num_heads = num_heads
         self.qkv = make_linear(dims, 3 * dims)
         self.proj = make_linear(dims, dims)

@@ -4,8 +4,8 @@ Without them everything is computed in plain torch, to the same numbers but for
 rounding. ``tools/train.py`` and ``tools/test.py`` compile them where there is no GPU;
 elsewhere :func:`build_kernels` does. What was compiled lies where torch keeps
 extensions (``TORCH_EXTENSIONS_DIR``, or ``~/.cache/torch_extensions``), under a name
-for its source, torch and the processor's vector extensions, and the next model that is
-built in any process finds it there. ``SPARSEFORMER_MM_KERNELS=0`` in the environment
+for its source, torch and the processor's vector extensions, and every process that is
+started later finds it there. ``SPARSEFORMER_MM_KERNELS=0`` in the environment
 does without.
 """
 
@@ -16,10 +16,11 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ _VECTORS = {
 
 # torch.ops of the kernels, or None; load() sets it.
 OPS = None
+_file = None
 _looked = False
 _library = None
 
@@ -85,7 +87,7 @@ def load() -> bool:
             stacklevel=2,
         )
         return False
-    _take_up()
+    _take_up(file)
     return True
 
 
@@ -95,14 +97,14 @@ def _shapes(qkv: Tensor, num_heads: int):
     return qkv.new_empty(batch, tokens, channels // 3), stats
 
 
-def _take_up():
-    global OPS, _looked, _library
+def _take_up(file: Path):
+    global OPS, _file, _looked, _library
     _library = torch.library.Library(_NAME, 'IMPL')  # says it as long as it lasts
     _library.impl('self_attention', _shapes, 'Meta')
     _library.impl(
         'self_attention_backward', lambda qkv, *_: qkv.new_empty(qkv.shape), 'Meta'
     )
-    OPS, _looked = getattr(torch.ops, _NAME), True
+    OPS, _file, _looked = getattr(torch.ops, _NAME), file, True
     flops.register(
         {
             f'{_NAME}.self_attention': flops.own_attention_flop,
@@ -111,16 +113,42 @@ def _take_up():
     )
 
 
+def _compiler() -> List[str]:
+    return os.environ.get('CXX', '').split() or ['c++']
+
+
+def _search_path() -> str:
+    """Where programs are, those of this interpreter's environment last: it need not be
+    activated."""
+    return os.pathsep.join(
+        [os.environ.get('PATH', os.defpath), sysconfig.get_path('scripts')]
+    )
+
+
 def what_lacks() -> Optional[str]:
     """What the kernels need to be compiled and is not here, with the cure; or None."""
     if sys.platform != 'linux':
         return 'they are made for Linux'
-    compiler = (os.environ.get('CXX') or 'c++').split()[0]
+    compiler = _compiler()[0]
     if shutil.which(compiler) is None:
         return f'there is no C++ compiler {compiler}: install g++, or name one in CXX'
-    if shutil.which('ninja') is None:
+    if shutil.which('ninja', path=_search_path()) is None:
         return 'there is no ninja: pip install ninja'
     return None
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -139,21 +167,39 @@ def _compile(folder: Path) -> Path:
 
     # torch numbers what it is asked for under one name.
     name = f'{_NAME}_{folder.name}'
-    cpp_extension.load(
-        name,
-        [str(_SOURCE)],
-        extra_cflags=_flags(),
-        build_directory=str(folder),
-        is_python_module=False,
-    )
+    # Its check of the compiler takes CXX for one word.
+    with _environment(
+        PATH=_search_path(),
+        CXX=' '.join(_compiler()),
+        TORCH_DONT_CHECK_COMPILER_ABI='1',
+    ):
+        cpp_extension.load(
+            name,
+            [str(_SOURCE)],
+            extra_cflags=_flags(),
+            build_directory=str(folder),
+            is_python_module=False,
+        )
     return folder / f'{name}.so'
 
 
-def build_kernels() -> Path:
+def _load_again() -> bool:
+    """Without a warning: what does not load is compiled anew."""
+    global _looked
+    _looked = OPS is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return load()
+
+
+def build_kernels(say: Callable[[str], None] = print) -> Path:
     """Compile the kernels for this machine, unless that has been done (15 seconds).
 
     This process and all later ones then use them on a CPU in float32, where attention
     takes a third to five sixths of its time (docs/speed.md). Needs Linux, g++, ninja.
+
+    Args:
+        say: is told before it begins.
 
     Returns:
         Path of what was compiled.
@@ -162,12 +208,13 @@ def build_kernels() -> Path:
         RuntimeError: if it cannot be compiled here, with the reason. Models work all
             the same.
     """
-    global _looked
     if not are_wanted():
         raise RuntimeError(
             'SPARSEFORMER_MM_KERNELS=0 is set, which says that no kernels are wanted: '
             'unset it first'
         )
+    if _load_again():
+        return _file
     lacks = what_lacks()
     if lacks:
         raise RuntimeError(
@@ -176,17 +223,14 @@ def build_kernels() -> Path:
         )
     try:
         file = kernel_file()
-        if OPS is not None:
-            return file
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(file.parent), warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # What does not load is compiled anew.
-            _looked = False
-            if load():
-                return file
+        with _one_at_a_time(file.parent):
+            if _load_again():  # from whom this process has waited for
+                return _file
+            say('compiling the kernels for this CPU (once, about 15 seconds)')
             with tempfile.TemporaryDirectory(dir=file.parent) as folder:
                 made = _compile(Path(folder))
-                _take_up()
+                _take_up(file)
                 os.replace(made, file)
     except (
         ImportError,

@@ -179,18 +179,18 @@ def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     narrow = channels <= 3 * num_heads * _MAX_WIDTH and num_tokens <= _MAX_TOKENS
     # Models load them when they are built; compilers cannot.
     found = kernels.OPS is not None if is_tracing() else kernels.load()
-    compiled = found and channels // (3 * num_heads) in _KERNEL_WIDTHS
-    if (narrow or compiled) and _is_half_on_cpu(qkv):
+    has_kernel = found and channels // (3 * num_heads) in _KERNEL_WIDTHS
+    if (narrow or has_kernel) and _is_half_on_cpu(qkv):
         # torch's kernel would take two fifths of a training step in bfloat16.
         with no_autocast(qkv):
             return self_attention(qkv.float(), num_heads).to(qkv.dtype)
-    if (narrow or compiled) and fast_cpu(qkv):
-        if compiled:
+    if (narrow or has_kernel) and fast_cpu(qkv):
+        if has_kernel:
             return _KernelAttention.apply(qkv, num_heads)
         if needs_grad(qkv):
             return _NarrowAttention.apply(qkv, num_heads)
         return _narrow(qkv, num_heads)
-    if compiled and compiles_fast_cpu(qkv):
+    if has_kernel and compiles_fast_cpu(qkv):
         return kernels.OPS.self_attention(qkv, num_heads)[0]
     plain = is_transforming() or (narrow and is_compiling_inference(qkv))
     attend = _plain if plain else F.scaled_dot_product_attention

@@ -6,7 +6,6 @@ import ctypes
 import os
 import os.path as osp
 import sys
-import warnings
 from argparse import ArgumentParser, Namespace
 
 import torch
@@ -185,14 +184,8 @@ def prepare_kernels() -> None:
     """Compile the kernels for this CPU, once, where there is no GPU."""
     if torch.cuda.is_available() or not kernels.are_wanted():
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # What does not load is compiled anew.
-        if kernels.load():
-            return
-    if kernels.what_lacks() is None:
-        announce('compiling the kernels for this CPU (once, about 15 seconds)')
     try:
-        kernels.build_kernels()
+        kernels.build_kernels(announce)
     except RuntimeError as error:
         announce(f'warning: {error}. SPARSEFORMER_MM_KERNELS=0 does not try')
 

@@ -10,7 +10,7 @@ from torch._inductor import config as inductor
 
 from helpers.numerics import assert_near
 from helpers.small_model import small_bootstrapped, small_model
-from sparseformer_mm.models import ops
+from sparseformer_mm.models import kernels, ops
 
 pytestmark = pytest.mark.usefixtures('new_compiler')
 MODERN = tuple(int(n) for n in torch.__version__.split('.')[:2]) >= (2, 6)
@@ -106,6 +106,9 @@ def test_compiled_inference_keeps_the_fast_products(
     assert {name for name in ('linear', 'pack') if getattr(ours, name) in targets} == (
         operators
     )
+    if kernels.OPS is not None:
+        own = kernels.OPS.self_attention
+        assert (own in targets) is ('linear' in operators)
     plain = torch._C._nn.linear in targets
     assert plain is not ('linear' in operators)
 

@@ -156,10 +156,13 @@ def test_what_succeeds_without_a_gpu_takes_no_group_down(monkeypatch, cuda, fail
     assert calls == ['down'] * (cuda or fails) + ['raised'] * fails
 
 
-def test_kernels_that_cannot_be_compiled_are_a_warning(no_kernels, monkeypatch, capsys):
+def test_kernels_that_cannot_be_compiled_are_a_warning(
+    no_kernels, monkeypatch, capsys, tmp_path
+):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(kernels, 'are_wanted', lambda: True)
     monkeypatch.setenv('CXX', 'no-such-compiler')
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
     prepare_kernels()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith('warning: the kernels for this CPU cannot be compiled')
@@ -171,18 +174,23 @@ def test_kernels_are_not_compiled_where(no_kernels, monkeypatch, capsys, why):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: why == 'there is a GPU')
     monkeypatch.setattr(kernels, 'are_wanted', lambda: why != 'not wanted')
     monkeypatch.setattr(kernels, 'load', lambda: why == 'there they are')
-    monkeypatch.setattr(kernels, 'build_kernels', lambda: pytest.fail('compiled'))
+    monkeypatch.setattr(kernels, '_compile', lambda folder: pytest.fail('compiled'))
     prepare_kernels()
     assert capsys.readouterr().out == ''
 
 
-def test_compiling_kernels_is_said_before(no_kernels, monkeypatch, capsys):
+def test_compiling_kernels_is_said_before(no_kernels, monkeypatch, capsys, tmp_path):
     said = []
+
+    def compile_(folder):
+        said.append(capsys.readouterr().out)
+        raise RuntimeError('nothing came of it')
+
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(kernels, 'are_wanted', lambda: True)
     monkeypatch.setattr(kernels, 'what_lacks', lambda: None)
-    monkeypatch.setattr(
-        kernels, 'build_kernels', lambda: said.append(capsys.readouterr().out)
-    )
+    monkeypatch.setattr(kernels, '_compile', compile_)
     prepare_kernels()
     assert said == ['compiling the kernels for this CPU (once, about 15 seconds)\n']
+    assert 'cannot be compiled: nothing came of it' in capsys.readouterr().out
