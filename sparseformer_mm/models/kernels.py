@@ -225,7 +225,7 @@ def build_kernels(say: Callable[[str], None] = print) -> Path:
         file = kernel_file()
         file.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(file.parent):
-            if _load_again():  # from whom this process has waited for
+            if _load_again():  # what it waited for
                 return _file
             say('compiling the kernels for this CPU (once, about 15 seconds)')
             with tempfile.TemporaryDirectory(dir=file.parent) as folder:
