@@ -228,6 +228,7 @@ def test_nowhere_to_look(nothing_yet, monkeypatch):
 
 @pytest.mark.parametrize('nothing', ['', ' '])
 def test_an_empty_compiler_is_the_default(monkeypatch, nothing):
+    monkeypatch.delenv('CXX', raising=False)
     expected = kernels.what_lacks()
     monkeypatch.setenv('CXX', nothing)
     assert kernels.what_lacks() == expected
