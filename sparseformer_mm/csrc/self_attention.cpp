@@ -1,8 +1,8 @@
 // Self-attention in many narrow heads, float32 on a CPU, forward and backward.
 //
 // As many queries as a vector has lanes go through all keys together, so that nothing
-// is summed across lanes, scores stay in registers, and queries, keys and values are
-// read where the projection wrote them. Weights are powers of two of scores.
+// is summed across lanes and scores are never written. A head's queries, keys and values
+// are gathered first, from where the projection wrote them. Weights are powers of two of scores.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -141,13 +143,12 @@ template <int W>
 struct Head {
   int64_t tokens;
   Rows<W> query, key, value, grad_out;
-  Rows<1> top, share, mean;
   Columns<W> columns, more, sums, more_sums;
   Columns<1> tops, shares, means;
 
   explicit Head(int64_t n)
-      : tokens(n), query(n), key(n), value(n), grad_out(n), top(n), share(n), mean(n),
-        columns(n), more(n), sums(n), more_sums(n), tops(n), shares(n), means(n) {}
+      : tokens(n), query(n), key(n), value(n), grad_out(n), columns(n), more(n), sums(n),
+        more_sums(n), tops(n), shares(n), means(n) {}
 
   void read(const float* qkv, int64_t channels) {
     query.read(qkv, tokens, 3 * channels, kLog2E / std::sqrt(float(W)));
@@ -197,17 +198,14 @@ struct Head {
   // `out` and `grad` (tokens, W), `channels` apart.
   void differentiate(const float* stats, const float* out, const float* grad,
                      float* grad_qkv, int64_t channels) {
-    top.read(stats, tokens, 1);
-    share.read(stats + tokens, tokens, 1);
+    std::copy_n(stats, tokens, tops.numbers.data());
+    std::copy_n(stats + tokens, tokens, shares.numbers.data());
     grad_out.read(grad, tokens, channels);
     for (int64_t i = 0; i < tokens; i++) {
       float sum = 0;
       for (int c = 0; c < W; c++) sum += grad_out[i][c] * out[i * channels + c];
-      mean.numbers[i] = sum;
+      means.numbers[i] = sum;
     }
-    tops.read(top);
-    shares.read(share);
-    means.read(mean);
 
     const float scale = 1.0f / std::sqrt(float(W));
     columns.read(query);
@@ -250,12 +248,12 @@ struct Head {
         constexpr int S = decltype(steps)::value;
         Lanes weight[S], grad_score[S];
         dots<W, S>(k, query[i], weight);
-        for (int s = 0; s < S; s++) weight[s] -= *top[i + s];
+        for (int s = 0; s < S; s++) weight[s] -= tops.numbers[i + s];
         exp2<S>(weight);
         dots<W, S>(u, grad_out[i], grad_score);
         for (int s = 0; s < S; s++) {
-          weight[s] *= *share[i + s];
-          grad_score[s] = weight[s] * (grad_score[s] - *mean[i + s]);
+          weight[s] *= shares.numbers[i + s];
+          grad_score[s] = weight[s] * (grad_score[s] - means.numbers[i + s]);
           for (int c = 0; c < W; c++) {
             grad_key[c] += grad_score[s] * query[i][s * W + c];
             grad_value[c] += weight[s] * grad_out[i][s * W + c];
