@@ -50,6 +50,14 @@ def built_kernels():
 
 
 @pytest.fixture
+def compiled():
+    """Their operators."""
+    if kernels.OPS is None:
+        pytest.skip('no kernels here')
+    return kernels.OPS
+
+
+@pytest.fixture
 def no_kernels(monkeypatch):
     monkeypatch.setattr(kernels, 'OPS', None)
     monkeypatch.setattr(kernels, '_looked', True)

@@ -15,23 +15,13 @@
 #include <type_traits>
 #include <vector>
 
+#include "lanes.h"
+
 namespace {
-
-#ifdef __AVX512F__
-constexpr int64_t kLanes = 16;
-#else
-constexpr int64_t kLanes = 8;
-#endif
-
-typedef float Lanes __attribute__((vector_size(kLanes * 4)));
-typedef int32_t Bits __attribute__((vector_size(kLanes * 4)));
 
 // Up to this, powers of scores as they are neither overflow nor lose bits.
 constexpr float kMaxScore = 48.0f;
 constexpr float kLog2E = 1.44269504f;
-
-// (A number beside a vector stands for one of its like.)
-inline Lanes all(float x) { return x - Lanes{}; }
 
 // Steps of a loop that run side by side: one alone waits for its own results.
 constexpr int kSteps = 4;
@@ -354,7 +344,7 @@ at::Tensor backward(const at::Tensor& input, const at::Tensor& output,
 
 }  // namespace
 
-TORCH_LIBRARY(sparseformer_mm_kernels, library) {
+TORCH_LIBRARY_FRAGMENT(sparseformer_mm_kernels, library) {
   library.def("self_attention(Tensor qkv, int heads) -> (Tensor, Tensor)");
   library.def(
       "self_attention_backward(Tensor qkv, Tensor out, Tensor stats, Tensor grad, "

@@ -4,9 +4,9 @@ Without them everything is computed in plain torch, to the same numbers but for
 rounding. ``tools/train.py`` and ``tools/test.py`` compile them where there is no GPU;
 elsewhere :func:`build_kernels` does. What was compiled lies where torch keeps
 extensions (``TORCH_EXTENSIONS_DIR``, or ``~/.cache/torch_extensions``), under a name
-for its source, torch and the processor's vector extensions, and every process that is
-started later finds it there. ``SPARSEFORMER_MM_KERNELS=0`` in the environment
-does without.
+for their sources, torch and the processor's vector extensions, and every process that
+is started later finds it there. ``SPARSEFORMER_MM_KERNELS=0`` in the environment does
+without.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from torch import Tensor
 
 from . import flops
 
-_SOURCE = Path(__file__).parents[1] / 'csrc' / 'self_attention.cpp'
-_NAME = 'sparseformer_mm_kernels'  # as the source says
+_FOLDER = Path(__file__).parents[1] / 'csrc'
+_NAME = 'sparseformer_mm_kernels'  # as the sources say
 # OpenMP for the compiler only: linked, it would bring a second pool of threads beside
 # torch's. In standard C++ GCC fuses no product with a sum unless told to.
 _FLAGS = ['-O3', '-fopenmp', '-ffp-contract=fast']
@@ -52,7 +52,8 @@ def kernel_file() -> Path:
     """Where the compiled kernels for this torch and this processor are, or would be."""
     made_of = [torch.__version__, torch._C._GLIBCXX_USE_CXX11_ABI, platform.machine()]
     made_of += [*platform.libc_ver(), *_flags()]
-    digest = hashlib.sha256(_SOURCE.read_bytes() + repr(made_of).encode()).hexdigest()
+    sources = b''.join(file.read_bytes() for file in sorted(_FOLDER.iterdir()))
+    digest = hashlib.sha256(sources + repr(made_of).encode()).hexdigest()
     root = os.environ.get('TORCH_EXTENSIONS_DIR', '~/.cache/torch_extensions')
     return Path(root).expanduser() / _NAME / f'{digest[:16]}.so'
 
@@ -80,8 +81,8 @@ def load() -> bool:
         torch.ops.load_library(str(file))
     except (OSError, RuntimeError) as error:
         warnings.warn(
-            f'the kernels for this CPU cannot be loaded ({error}), so attention is '
-            'computed without, more slowly. '
+            f'the kernels for this CPU cannot be loaded ({error}), so models '
+            'are slower. '
             '`python -c "import sparseformer_mm; sparseformer_mm.build_kernels()"` '
             'compiles them anew; SPARSEFORMER_MM_KERNELS=0 does not look for them',
             stacklevel=2,
@@ -91,19 +92,25 @@ def load() -> bool:
     return True
 
 
-def _shapes(qkv: Tensor, num_heads: int):
+def _like_attention(qkv: Tensor, num_heads: int):
     batch, tokens, channels = qkv.shape
     stats = qkv.new_empty(batch * num_heads, 2, tokens)
     return qkv.new_empty(batch, tokens, channels // 3), stats
 
 
+# What each gives, for compilers. (They make loops of their own that read maps, which
+# are as fast as the kernel.)
+_SHAPES = dict(
+    self_attention=_like_attention,
+    self_attention_backward=lambda qkv, *_: qkv.new_empty(qkv.shape),
+)
+
+
 def _take_up(file: Path):
     global OPS, _file, _looked, _library
     _library = torch.library.Library(_NAME, 'IMPL')  # says it as long as it lasts
-    _library.impl('self_attention', _shapes, 'Meta')
-    _library.impl(
-        'self_attention_backward', lambda qkv, *_: qkv.new_empty(qkv.shape), 'Meta'
-    )
+    for name, like in _SHAPES.items():
+        _library.impl(name, like, 'Meta')
     OPS, _file, _looked = getattr(torch.ops, _NAME), file, True
     flops.register(
         {
@@ -175,7 +182,7 @@ def _compile(folder: Path) -> Path:
     ):
         cpp_extension.load(
             name,
-            [str(_SOURCE)],
+            sorted(map(str, _FOLDER.glob('*.cpp'))),
             extra_cflags=_flags(),
             build_directory=str(folder),
             is_python_module=False,
@@ -193,10 +200,11 @@ def _load_again() -> bool:
 
 
 def build_kernels(say: Callable[[str], None] = print) -> Path:
-    """Compile the kernels for this machine, unless that has been done (15 seconds).
+    """Compile the kernels for this machine, unless that has been done (20 seconds).
 
-    This process and all later ones then use them on a CPU in float32, where attention
-    takes a third to five sixths of its time (docs/speed.md). Needs Linux, g++, ninja.
+    This process and all later ones then use them on a CPU in float32: attention takes a
+    third to five sixths of its time, and reading the map an eighth to a half at
+    inference (docs/speed.md). Needs Linux, g++, ninja.
 
     Args:
         say: is told before it begins.
@@ -227,7 +235,7 @@ def build_kernels(say: Callable[[str], None] = print) -> Path:
         with _one_at_a_time(file.parent):
             if _load_again():  # what it waited for
                 return _file
-            say('compiling the kernels for this CPU (once, about 15 seconds)')
+            say('compiling the kernels for this CPU (once, about 20 seconds)')
             with tempfile.TemporaryDirectory(dir=file.parent) as folder:
                 made = _compile(Path(folder))
                 _take_up(file)

@@ -192,5 +192,5 @@ def test_compiling_kernels_is_said_before(no_kernels, monkeypatch, capsys, tmp_p
     monkeypatch.setattr(kernels, 'what_lacks', lambda: None)
     monkeypatch.setattr(kernels, '_compile', compile_)
     prepare_kernels()
-    assert said == ['compiling the kernels for this CPU (once, about 15 seconds)\n']
+    assert said == ['compiling the kernels for this CPU (once, about 20 seconds)\n']
     assert 'cannot be compiled: nothing came of it' in capsys.readouterr().out
