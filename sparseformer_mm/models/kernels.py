@@ -92,6 +92,18 @@ def load() -> bool:
     return True
 
 
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+    """Context in which everything is computed in plain torch."""
+    global OPS, _looked
+    before = OPS, _looked
+    OPS, _looked = None, True
+    try:
+        yield
+    finally:
+        OPS, _looked = before
+
+
 def _like_attention(qkv: Tensor, num_heads: int):
     batch, tokens, channels = qkv.shape
     stats = qkv.new_empty(batch * num_heads, 2, tokens)

@@ -8,6 +8,8 @@ import torch
 
 from helpers.scripts import load_tool, run_tool
 from helpers.toy_classifier import write_config
+from sparseformer_mm.models import kernels
+from sparseformer_mm.utils import timing
 from sparseformer_mm.utils.configs import build_model
 
 get_flops = load_tool('analysis_tools/get_flops')
@@ -146,6 +148,32 @@ def test_benchmark_tells_what_products_take(minis):
     assert model['products_per_second'] > 0
 
 
+def test_benchmark_without_kernels(compiled, tmp_path):
+    asked = []
+    real = kernels.OPS
+
+    class Model(torch.nn.Linear):
+        def forward(self, images):
+            asked.append(kernels.OPS)
+            return super().forward(images.mean((2, 3)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, 'build_model', lambda name, *_: Model(3, len(name)))
+        options = f'--rounds 1 --seconds 0.001 --no-memory --json {tmp_path}/out.json'
+        status, out = run_tool(
+            benchmark, 'x', *SMALL, '--without-kernels', *options.split()
+        )
+        assert status == 0, out
+        names = [
+            m['name'] for m in json.loads((tmp_path / 'out.json').read_text())['models']
+        ]
+        assert names == ['x', 'x without kernels']
+        assert asked[0] is real and asked[-1] is None and kernels.OPS is real
+        patch.setattr(kernels, 'load', lambda: False)
+        status, out = run_tool(benchmark, 'x', *SMALL, '--without-kernels')
+        assert status == 1 and 'no kernels to be without' in out
+
+
 def test_benchmark_knows_products_by_name():
     names = """mkldnn::_linear_pointwise mkldnn::_convolution_pointwise
     aten::mkldnn_linear mkl::_mkl_linear aten::mm aten::bmm aten::addmm
@@ -155,15 +183,15 @@ def test_benchmark_knows_products_by_name():
     aten::_scaled_dot_product_flash_attention_for_cpu sparseformer_mm::linear"""
     others = """aten::add aten::mul aten::sum aten::norm aten::upsample_bilinear2d
     aten::resolve_conj aten::comm aten::amax sm80_gemm aten::linalg_vector_norm"""
-    assert all(map(benchmark.is_product, names.split()))
-    assert not any(map(benchmark.is_product, others.split()))
+    assert all(map(timing.is_product, names.split()))
+    assert not any(map(timing.is_product, others.split()))
 
 
 def test_benchmark_training_step_trains(minis):
     args = benchmark.parse_args(['4', *SMALL, '--mode', 'train', '--batch-size', '2'])
     model = benchmark.build_model('4')
     before = [p.clone() for p in model.parameters()]
-    benchmark.make_step(model, args)()
+    benchmark.make_step('4', model, args)()
     assert not any(map(torch.equal, before, model.parameters()))
 
 
@@ -192,7 +220,7 @@ def test_benchmark_errors(arguments, message):
 
 def test_dense_outputs_have_a_loss_too():
     outputs = [torch.ones(2, 3, 4, 4), (torch.ones(2, 5, 6),)]
-    assert benchmark._loss(outputs, torch.zeros(2).long()) == 2
+    assert timing._loss(outputs, torch.zeros(2).long()) == 2
 
 
 def test_pretrained_weights_are_not_fetched(tmp_path):

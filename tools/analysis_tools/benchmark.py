@@ -17,28 +17,25 @@ import ctypes
 import gc
 import json
 import platform
-import re
 import statistics
 import subprocess
 import sys
-import time
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from sparseformer_mm.engine.fused_optimizer import fuse_on_cpu
 from sparseformer_mm.models import kernels
+from sparseformer_mm.utils import timing
 from sparseformer_mm.utils.configs import PARTS, CfgOptions, build_model
-from sparseformer_mm.utils.counting import looks_like_product
 from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.launch import keep_freed_memory, prepare_kernels
 from sparseformer_mm.utils.outputs import check_writable
 
-DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
+# Of a model's second name.
+WITHOUT = ' without kernels'
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -70,7 +67,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
     )
-    parser.add_argument('--amp', choices=sorted(DTYPES))
+    parser.add_argument('--amp', choices=sorted(timing.DTYPES))
     parser.add_argument('--compile', action='store_true')
     parser.add_argument(
         '--compile-mode',
@@ -106,6 +103,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='also tell what the speed would be if all but matrix products and '
         'convolutions took no time',
     )
+    parser.add_argument(
+        '--without-kernels',
+        action='store_true',
+        help='each model once more, without the kernels compiled for this CPU',
+    )
     parser.add_argument('--json', metavar='FILE', help='write the results')
     parser.add_argument(
         '--markdown', action='store_true', help='print the table as Markdown'
@@ -127,108 +129,29 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser.error('--amp fp16 needs CUDA; use --amp bf16 on a CPU')
     if min(args.batch_size, args.rounds, *args.shape) < 1:
         parser.error('--batch-size, --rounds and --shape must be positive')
+    if args.without_kernels:
+        args.models = [name + end for name in args.models for end in ('', WITHOUT)]
     return args
 
 
-def synchronize(device: str) -> None:
-    if device.startswith('cuda'):
-        torch.cuda.synchronize(device)
+def build(name: str, args: argparse.Namespace) -> nn.Module:
+    return build_model(name.partition(WITHOUT)[0], args.cfg_options, args.part)
 
 
-def _loss(outputs, labels: torch.Tensor) -> torch.Tensor:
-    if torch.is_tensor(outputs) and outputs.dim() == 2:
-        return F.cross_entropy(outputs.float(), labels % outputs.shape[1])
-    # Dense heads return maps or lists: their losses differ, the work of a
-    # backward pass through all outputs does not.
-    flat = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    return sum(
-        _loss(o, labels) if isinstance(o, (list, tuple)) else o.float().square().mean()
-        for o in flat
-    )
-
-
-def make_step(model: nn.Module, args: argparse.Namespace) -> Callable:
+def make_step(name: str, model: nn.Module, args: argparse.Namespace) -> Callable:
     """One forward pass, or one whole training step, on fixed noise."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(args.batch_size, 3, *args.shape, generator=generator)
-    labels = torch.randint(1000, (args.batch_size,), generator=generator)
-    images, labels = images.to(args.device), labels.to(args.device)
-    model = model.to(args.device)
-    if args.channels_last:
-        layout = torch.channels_last if images.dim() == 4 else torch.channels_last_3d
-        images = images.contiguous(memory_format=layout)
-        if images.dim() == 4:
-            model = model.to(memory_format=layout)
-    model.train(args.mode == 'train')
-    run = torch.compile(model, mode=args.compile_mode) if args.compile else model
-    device_type = args.device.partition(':')[0]
-
-    def autocast():
-        if args.amp is None:
-            return nullcontext()
-        return torch.autocast(device_type, DTYPES[args.amp])
-
-    def infer() -> None:
-        with torch.inference_mode(), autocast():
-            run(images)
-
-    if args.mode == 'infer':
-        return infer
-
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
-    if args.as_tools:
-        fuse_on_cpu(optimizer)
-    scaler_type = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)
-    scaler = scaler_type(enabled=args.amp == 'fp16')
-    told = [m for m in model.modules() if hasattr(m, 'set_loss_scale')]
-
-    def train() -> None:
-        if scaler.is_enabled():
-            for module in told:  # as LossScaleHook does in a training
-                module.set_loss_scale(scaler.get_scale())
-        with autocast():
-            outputs = run(images)
-        loss = _loss(outputs, labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-
-    return train
-
-
-def timed(step: Callable, times: int, device: str) -> float:
-    """Seconds per step."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(times):
-        step()
-    synchronize(device)
-    return (time.perf_counter() - start) / times
-
-
-def is_product(name: str) -> bool:
-    """Of an operator, by its name in a profile, where kernels have names, too."""
-    operator = re.fullmatch(r'\w+::\w+', name)
-    return bool(operator) and looks_like_product(name.replace('_backward', ''))
-
-
-def product_seconds(step: Callable, times: int, device: str) -> float:
-    """Seconds of a step that products and convolutions take, by torch's profiler."""
-    on_cpu = device == 'cpu'
-    activity = torch.profiler.ProfilerActivity
-    activities = [activity.CPU] if on_cpu else [activity.CPU, activity.CUDA]
-    # torch before 2.3 has another name for it.
-    spent = 'self_cpu_time_total' if on_cpu else 'self_device_time_total'
-    seconds = []
-    for _ in range(3):  # the least counts: what disturbs only adds
-        with torch.profiler.profile(activities=activities) as profiler:
-            timed(step, times, device)
-        ops = [op for op in profiler.key_averages() if is_product(op.key)]
-        if ops and not hasattr(ops[0], spent):
-            spent = 'self_cuda_time_total'
-        seconds.append(sum(getattr(op, spent) for op in ops) / 1e6 / times)
-    return min(seconds)
+    step = timing.make_step(
+        model,
+        args.mode,
+        args.batch_size,
+        args.shape,
+        args.device,
+        args.amp,
+        args.compile_mode if args.compile else None,
+        args.channels_last,
+        fused=args.as_tools,
+    )
+    return kernels.without()(step) if name.endswith(WITHOUT) else step
 
 
 def measure_speed(args: argparse.Namespace) -> Tuple[Dict[str, List[float]], dict]:
@@ -236,10 +159,9 @@ def measure_speed(args: argparse.Namespace) -> Tuple[Dict[str, List[float]], dic
     steps, times = {}, {}
     for name in args.models:
         print(f'warming up {name}', file=sys.stderr, flush=True)
-        model = build_model(name, args.cfg_options, args.part)
-        steps[name] = make_step(model, args)
-        timed(steps[name], max(1, args.warmup), args.device)
-        once = timed(steps[name], 1, args.device)
+        steps[name] = make_step(name, build(name, args), args)
+        timing.timed(steps[name], max(1, args.warmup), args.device)
+        once = timing.timed(steps[name], 1, args.device)
         times[name] = max(1, round(args.seconds / once))
     speeds: Dict[str, List[float]] = {name: [] for name in args.models}
     gc.collect()
@@ -247,7 +169,7 @@ def measure_speed(args: argparse.Namespace) -> Tuple[Dict[str, List[float]], dic
     try:
         for number in range(args.rounds):
             for name in args.models:
-                seconds = timed(steps[name], times[name], args.device)
+                seconds = timing.timed(steps[name], times[name], args.device)
                 speeds[name].append(args.batch_size / seconds)
             print(
                 f'round {number + 1}/{args.rounds}: '
@@ -263,19 +185,10 @@ def measure_speed(args: argparse.Namespace) -> Tuple[Dict[str, List[float]], dic
     products = {}
     if args.products:
         for name, step in steps.items():
-            seconds = product_seconds(step, times[name], args.device)
+            seconds = timing.product_seconds(step, times[name], args.device)
             # Replayed graphs do not name their operators.
             products[name] = args.batch_size / seconds if seconds else None
     return speeds, products
-
-
-def resident_mib(peak: bool) -> float:
-    """Memory of this process as the kernel sees it, now or at its peak."""
-    key = 'VmHWM:' if peak else 'VmRSS:'
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    raise OSError('no memory figures in /proc/self/status')
 
 
 def measure_own_memory(args: argparse.Namespace) -> Optional[float]:
@@ -290,21 +203,21 @@ def measure_own_memory(args: argparse.Namespace) -> Optional[float]:
     # A first build imports everything and is thrown away.
     before = 0.0
     if on_cpu:
-        build_model(args.memory_of, args.cfg_options, args.part)
+        build(args.memory_of, args)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # or the heap keeps what it freed
-        before = resident_mib(peak=False)
-        model = build_model(args.memory_of, args.cfg_options, args.part)
+        before = timing.resident_mib(peak=False)
+        model = build(args.memory_of, args)
         # Initialisation may have peaked higher than any step: start anew.
         Path('/proc/self/clear_refs').write_text('5')
     else:
-        model = build_model(args.memory_of, args.cfg_options, args.part)
-    step = make_step(model, args)
+        model = build(args.memory_of, args)
+    step = make_step(args.memory_of, model, args)
     for _ in range(3):
         step()
-    synchronize(args.device)
+    timing.synchronize(args.device)
     if on_cpu:
-        return resident_mib(peak=True) - before
+        return timing.resident_mib(peak=True) - before
     return torch.cuda.max_memory_allocated(args.device) / 2**20
 
 
@@ -458,6 +371,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         with redirect_stdout(sys.stderr):
             prepare_kernels()
         keep_freed_memory()
+    if args.without_kernels and not kernels.load():
+        fail(
+            '--without-kernels: there are no kernels to be without; '
+            '`python -c "import sparseformer_mm; sparseformer_mm.build_kernels()"` '
+            'compiles them'
+        )
     if args.memory_of:
         print(json.dumps(measure_own_memory(args)))
         return
