@@ -58,9 +58,9 @@ def compiled():
 
 
 @pytest.fixture
-def no_kernels(monkeypatch):
-    monkeypatch.setattr(kernels, 'OPS', None)
-    monkeypatch.setattr(kernels, '_looked', True)
+def no_kernels():
+    with kernels.without():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
-#include <vector>
 
 #include "lanes.h"
 
@@ -21,6 +21,13 @@ struct Corners {
   int64_t pixel[1 << D];
   float weight[1 << D];
   float slope[1 << D][D];  // of the weight, along each coordinate of the point
+
+  void add(int64_t index, float share, const float* slopes) {
+    pixel[count] = index;
+    weight[count] = share;
+    std::copy_n(slopes, D, slope[count]);
+    count++;
+  }
 };
 
 template <int D>
@@ -28,25 +35,34 @@ struct Map {
   int64_t batch, points, channels, pixels = 1;
   int64_t size[D];  // x first
 
-  Map(const at::Tensor& map, const at::Tensor& at)
-      : batch(map.size(0)), points(at.size(1)), channels(map.size(D + 1)) {
+  Map(const at::Tensor& map, int64_t points)
+      : batch(map.size(0)), points(points), channels(map.size(D + 1)) {
     for (int a = 0; a < D; a++) pixels *= size[a] = map.size(D - a);
   }
 
-  // Of a point (D,) in `image`; 0 and 1 are the map's outer edges.
-  Corners<D> around(const float* point, int64_t image) const {
+  // Of point m of all, whose coordinates are in `where`; 0 and 1 are the map's outer
+  // edges.
+  Corners<D> around(const float* where, int64_t m) const {
+    const int64_t first = m / points * pixels;  // of its image
+    Corners<D> found;
     int64_t low[D];
     float share[D];  // of the upper pixel
     for (int a = 0; a < D; a++) {
-      float where = point[a] * size[a] - 0.5f;
-      // Beyond one pixel outside all is zero. NaN stays.
-      where = where < -2.0f ? -2.0f : where;
-      where = where > size[a] + 1.0f ? size[a] + 1.0f : where;
-      const float lower = std::floor(where);
-      share[a] = where - lower;
-      low[a] = std::isnan(lower) ? 0 : int64_t(lower);
+      // Rounded, as elsewhere: with product and difference in one, a point on a pixel's
+      // center would be a bit beside it, and might have another gradient.
+      const volatile float product = where[m * D + a] * size[a];
+      // Beyond one pixel outside all is zero.
+      const float pixel = std::min(std::max(product - 0.5f, -2.0f), size[a] + 1.0f);
+      const float lower = std::floor(pixel);
+      share[a] = pixel - lower;
+      if (std::isnan(product)) {  // reads NaN, wherever the others are
+        float slope[D];
+        std::fill_n(slope, D, product);
+        found.add(first, product, slope);
+        return found;
+      }
+      low[a] = int64_t(lower);
     }
-    Corners<D> found;
     for (int corner = 0; corner < 1 << D; corner++) {
       int64_t pixel = 0;
       float weight = 1.0f, slope[D];
@@ -62,11 +78,7 @@ struct Map {
         for (int b = 0; b < D; b++)
           slope[b] *= b == a ? (upper ? size[a] : -size[a]) : part;
       }
-      if (!inside) continue;
-      found.pixel[found.count] = image * pixels + pixel;
-      found.weight[found.count] = weight;
-      std::copy_n(slope, D, found.slope[found.count]);
-      found.count++;
+      if (inside) found.add(first + pixel, weight, slope);
     }
     return found;
   }
@@ -80,9 +92,10 @@ struct Map {
       store(out + c, sum);
     }
     for (; c < channels; c++) {
-      out[c] = 0;
+      float sum = 0;
       for (int k = 0; k < corners.count; k++)
-        out[c] += map[corners.pixel[k] * channels + c] * corners.weight[k];
+        sum += map[corners.pixel[k] * channels + c] * corners.weight[k];
+      out[c] = sum;
     }
   }
 
@@ -107,7 +120,8 @@ struct Map {
       Lanes sums = all(0.0f);
       int64_t c = 0;
       for (; c + kLanes <= channels; c += kLanes) sums += load(row + c) * load(grad + c);
-      float total = sum(sums);
+      float total = 0;
+      for (int64_t i = 0; i < kLanes; i++) total += sums[i];
       for (; c < channels; c++) total += row[c] * grad[c];
       for (int a = 0; a < D; a++) point[a] += total * corners.slope[k][a];
     }
@@ -123,13 +137,16 @@ struct Map {
   // Each task has channels of an image to itself, and sums in the order of the points.
   template <typename F>
   void for_channels(F work) const {
-    const int64_t most = (channels + kLanes - 1) / kLanes, threads = at::get_num_threads();
-    const int64_t parts = std::min(most, (threads + batch - 1) / batch);
-    const int64_t some = (most + parts - 1) / parts * kLanes;
+    const int64_t vectors = (channels + kLanes - 1) / kLanes;
+    const int64_t threads = at::get_num_threads();
+    // As many tasks for each thread.
+    const int64_t parts = std::min(vectors, threads / std::gcd(threads, batch));
     at::parallel_for(0, batch * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; n++) {
-        const int64_t from = n % parts * some, to = std::min(from + some, channels);
-        for (int64_t m = n / parts * points; m < (n / parts + 1) * points; m++)
+        const int64_t image = n / parts, part = n % parts;
+        const int64_t from = vectors * part / parts * kLanes;
+        const int64_t to = std::min(vectors * (part + 1) / parts * kLanes, channels);
+        for (int64_t m = image * points; m < (image + 1) * points; m++)
           work(m, from, to);
       }
     });
@@ -148,20 +165,19 @@ void check(const at::Tensor& map, const at::Tensor& points) {
 
 template <int D>
 void sample_at(const at::Tensor& map, const at::Tensor& points, at::Tensor& out) {
-  const Map<D> sizes(map, points);
-  const float *x = map.data_ptr<float>(), *at = points.data_ptr<float>();
+  const Map<D> sizes(map, points.size(1));
+  const float *x = map.data_ptr<float>(), *where = points.data_ptr<float>();
   float* y = out.data_ptr<float>();
   sizes.for_points([&](int64_t m) {
-    const auto corners = sizes.around(at + m * D, m / sizes.points);
-    sizes.read(x, corners, y + m * sizes.channels);
+    sizes.read(x, sizes.around(where, m), y + m * sizes.channels);
   });
 }
 
 at::Tensor sample(const at::Tensor& map, const at::Tensor& points) {
   check(map, points);
-  const at::Tensor x = map.contiguous(), at = points.contiguous();
-  at::Tensor out = x.new_empty({at.size(0), at.size(1), x.size(-1)});
-  x.dim() == 4 ? sample_at<2>(x, at, out) : sample_at<3>(x, at, out);
+  const at::Tensor x = map.contiguous(), where = points.contiguous();
+  at::Tensor out = x.new_empty({x.size(0), where.size(1), x.size(-1)});
+  x.dim() == 4 ? sample_at<2>(x, where, out) : sample_at<3>(x, where, out);
   return out;
 }
 
@@ -169,22 +185,23 @@ template <int D>
 void sample_gradients(const at::Tensor& map, const at::Tensor& points,
                       const at::Tensor& grad, at::Tensor& grad_map,
                       at::Tensor& grad_points) {
-  const Map<D> sizes(map, points);
+  const Map<D> sizes(map, points.size(1));
   const int64_t channels = sizes.channels;
-  const float *x = map.data_ptr<float>(), *at = points.data_ptr<float>();
+  const float *x = map.data_ptr<float>(), *where = points.data_ptr<float>();
   const float* g = grad.data_ptr<float>();
-  std::vector<Corners<D>> corners(sizes.batch * sizes.points);
-  float* of_points = grad_points.defined() ? grad_points.data_ptr<float>() : nullptr;
-  sizes.for_points([&](int64_t m) {
-    corners[m] = sizes.around(at + m * D, m / sizes.points);
-    if (of_points)
-      sizes.differentiate(x, corners[m], g + m * channels, of_points + m * D);
-  });
-  if (!grad_map.defined()) return;
-  float* of_map = grad_map.data_ptr<float>();
-  sizes.for_channels([&](int64_t m, int64_t from, int64_t to) {
-    sizes.write(of_map, corners[m], g + m * channels, from, to);
-  });
+  if (grad_points.defined()) {
+    float* of_points = grad_points.data_ptr<float>();
+    sizes.for_points([&](int64_t m) {
+      const auto corners = sizes.around(where, m);
+      sizes.differentiate(x, corners, g + m * channels, of_points + m * D);
+    });
+  }
+  if (grad_map.defined()) {
+    float* of_map = grad_map.data_ptr<float>();
+    sizes.for_channels([&](int64_t m, int64_t from, int64_t to) {
+      sizes.write(of_map, sizes.around(where, m), g + m * channels, from, to);
+    });
+  }
 }
 
 std::tuple<at::Tensor, at::Tensor> sample_backward(const at::Tensor& map,
@@ -198,13 +215,13 @@ std::tuple<at::Tensor, at::Tensor> sample_backward(const at::Tensor& map,
                       at::IntArrayRef({points.size(0), points.size(1), channels}),
               "sample_backward: a gradient of ", gradient.sizes(), " of ",
               gradient.scalar_type());
-  const at::Tensor x = map.contiguous(), at = points.contiguous();
+  const at::Tensor x = map.contiguous(), where = points.contiguous();
   const at::Tensor grad = gradient.contiguous();
   at::Tensor grad_map, grad_points;
   if (of_map) grad_map = x.new_zeros(x.sizes());
-  if (of_points) grad_points = at.new_empty(at.sizes());
-  x.dim() == 4 ? sample_gradients<2>(x, at, grad, grad_map, grad_points)
-               : sample_gradients<3>(x, at, grad, grad_map, grad_points);
+  if (of_points) grad_points = where.new_empty(where.sizes());
+  x.dim() == 4 ? sample_gradients<2>(x, where, grad, grad_map, grad_points)
+               : sample_gradients<3>(x, where, grad, grad_map, grad_points);
   return {grad_map, grad_points};
 }
 

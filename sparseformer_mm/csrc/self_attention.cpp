@@ -19,6 +19,8 @@
 
 namespace {
 
+typedef int32_t Bits __attribute__((vector_size(kLanes * 4)));
+
 // Up to this, powers of scores as they are neither overflow nor lose bits.
 constexpr float kMaxScore = 48.0f;
 constexpr float kLog2E = 1.44269504f;

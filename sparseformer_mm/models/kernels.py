@@ -48,11 +48,15 @@ def _flags() -> List[str]:
     return _FLAGS + _VECTORS.get(torch.backends.cpu.get_cpu_capability(), [])
 
 
+def _files(suffix: str) -> List[Path]:
+    return sorted(_FOLDER.glob(f'*.{suffix}'))
+
+
 def kernel_file() -> Path:
     """Where the compiled kernels for this torch and this processor are, or would be."""
     made_of = [torch.__version__, torch._C._GLIBCXX_USE_CXX11_ABI, platform.machine()]
     made_of += [*platform.libc_ver(), *_flags()]
-    sources = b''.join(file.read_bytes() for file in sorted(_FOLDER.iterdir()))
+    sources = b''.join(file.read_bytes() for file in _files('h') + _files('cpp'))
     digest = hashlib.sha256(sources + repr(made_of).encode()).hexdigest()
     root = os.environ.get('TORCH_EXTENSIONS_DIR', '~/.cache/torch_extensions')
     return Path(root).expanduser() / _NAME / f'{digest[:16]}.so'
@@ -94,7 +98,7 @@ def load() -> bool:
 
 @contextlib.contextmanager
 def without() -> Iterator[None]:
-    """Context in which everything is computed in plain torch."""
+    """Context in which this process goes forward in plain torch."""
     global OPS, _looked
     before = OPS, _looked
     OPS, _looked = None, True
@@ -194,7 +198,7 @@ def _compile(folder: Path) -> Path:
     ):
         cpp_extension.load(
             name,
-            sorted(map(str, _FOLDER.glob('*.cpp'))),
+            list(map(str, _files('cpp'))),
             extra_cflags=_flags(),
             build_directory=str(folder),
             is_python_module=False,
@@ -214,9 +218,9 @@ def _load_again() -> bool:
 def build_kernels(say: Callable[[str], None] = print) -> Path:
     """Compile the kernels for this machine, unless that has been done (20 seconds).
 
-    This process and all later ones then use them on a CPU in float32: attention takes a
-    third to five sixths of its time, and reading the map an eighth to a half at
-    inference (docs/speed.md). Needs Linux, g++, ninja.
+    This process and all later ones then use them on a CPU in float32, for attention
+    among tokens and for reading the map (docs/speed.md#kernels). Needs Linux, g++,
+    ninja.
 
     Args:
         say: is told before it begins.

@@ -2,9 +2,9 @@
 
 Two implementations of bilinear (D = 2) and trilinear (D = 3) interpolation with
 zeros outside the map: :func:`sample_grid` on torch's ``grid_sample`` is the
-reference, and what compilers and exporters get; :func:`sample_gather` reads whole
-rows of a channels-last map, with the kernel of :mod:`.kernels` or as weighted bags, and
-is several times faster on CPU.
+reference, and what exporters get; :func:`sample_gather` reads whole rows of a
+channels-last map, with the kernel of :mod:`.kernels`, as weighted bags or in plain
+operations, and is several times faster on CPU.
 """
 
 import warnings
@@ -134,13 +134,14 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, feature: Tensor, points: Tensor) -> Tensor:
         ctx.save_for_backward(feature, points)
-        return kernels.OPS.sample(feature, points)
+        ctx.ops = kernels.OPS
+        return ctx.ops.sample(feature, points)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         saved = ctx.saved_tensors
-        return kernels.OPS.sample_backward(*saved, grad, *ctx.needs_input_grad)
+        return ctx.ops.sample_backward(*saved, grad, *ctx.needs_input_grad)
 
 
 def sample_gather(feature: Tensor, points: Tensor) -> Tensor:

@@ -136,7 +136,8 @@ class _NarrowAttention(torch.autograd.Function):
 class _KernelAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv: Tensor, num_heads: int) -> Tensor:
-        out, stats = kernels.OPS.self_attention(qkv, num_heads)
+        ctx.ops = kernels.OPS
+        out, stats = ctx.ops.self_attention(qkv, num_heads)
         ctx.save_for_backward(qkv, out, stats)
         ctx.num_heads = num_heads
         return out
@@ -145,7 +146,7 @@ class _KernelAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
         saved = ctx.saved_tensors
-        return kernels.OPS.self_attention_backward(*saved, grad, ctx.num_heads), None
+        return ctx.ops.self_attention_backward(*saved, grad, ctx.num_heads), None
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

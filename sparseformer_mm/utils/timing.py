@@ -4,7 +4,7 @@ import re
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Iterator, Optional, Sequence
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from .counting import looks_like_product
 
 __all__ = [
     'DTYPES',
+    'is_product',
     'make_step',
     'product_seconds',
     'resident_mib',
@@ -30,23 +31,29 @@ def _loss(outputs, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(outputs.float(), labels % outputs.shape[1])
     # Dense heads return maps or lists: their losses differ, the work of a
     # backward pass through all outputs does not.
-    flat = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    return sum(
-        _loss(o, labels) if isinstance(o, (list, tuple)) else o.float().square().mean()
-        for o in flat
-    )
+    return sum(x.float().square().mean() for x in _tensors(outputs))
+
+
+def _tensors(outputs) -> Iterator[torch.Tensor]:
+    """Those of floating-point numbers in a tensor, or in lists of lists."""
+    if isinstance(outputs, (list, tuple)):
+        for output in outputs:
+            yield from _tensors(output)
+    elif torch.is_tensor(outputs) and outputs.is_floating_point():
+        yield outputs
 
 
 def make_step(
     model: nn.Module,
-    mode: str = 'infer',
-    batch_size: int = 8,
-    shape: Sequence[int] = (224, 224),
-    device: str = 'cpu',
-    amp: Optional[str] = None,
-    compile_mode: Optional[str] = None,
-    channels_last: bool = False,
-    fused: bool = False,
+    *,
+    mode: str,
+    batch_size: int,
+    shape: Sequence[int],
+    device: str,
+    amp: Optional[str],
+    compile_mode: Optional[str],
+    channels_last: bool,
+    fused: bool,
 ) -> Callable[[], None]:
     """One forward pass, or one whole training step, on fixed noise.
 

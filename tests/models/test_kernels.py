@@ -347,8 +347,11 @@ def test_one_file_for_each_processor_and_source(monkeypatch, tmp_path):
     shutil.copytree(kernels._FOLDER, sources)
     monkeypatch.setattr(kernels, '_FOLDER', sources)
     assert kernels.kernel_file() in found
-    for source in sources.iterdir():
-        with open(source, 'a') as file:
+    (sources / 'notes').mkdir()
+    (sources / 'sampling.cpp.swp').write_bytes(b'')
+    assert kernels.kernel_file() in found
+    for name in ('lanes.h', 'sampling.cpp', 'self_attention.cpp'):
+        with open(sources / name, 'a') as file:
             file.write('\n')
         found.add(kernels.kernel_file())
-    assert len(found) == 3 + len(list(sources.iterdir()))
+    assert len(found) == 3 + 3

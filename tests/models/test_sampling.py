@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from helpers.numerics import assert_near
 from sparseformer_mm import SparseFormer
 from sparseformer_mm.models import ops, sampling
 from sparseformer_mm.models.sampling import (
@@ -52,6 +53,18 @@ def make(dims, dtype=torch.float64):
 def test_against_a_loop(sample, dims):
     feature, points = make(dims)
     torch.testing.assert_close(sample(feature, points), naive(feature, points))
+
+
+@pytest.mark.parametrize('dims', [2, 3])
+def test_bags_in_float32(no_kernels, dims):
+    """What runs where there is no kernel."""
+    exact = make(dims)
+    bags = [x.detach().float().requires_grad_() for x in exact]
+    weight = torch.randn(2, 11, 7, dtype=torch.float64)
+    out, expected = sample_gather(*bags), sample_grid(*exact)
+    assert_near([out], [expected], 1e-5)
+    found = torch.autograd.grad(out, bags, weight.float())
+    assert_near(found, torch.autograd.grad(expected, exact, weight), 1e-5)
 
 
 @pytest.mark.parametrize('dims', [2, 3])

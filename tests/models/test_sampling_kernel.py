@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from helpers.numerics import assert_near
-from sparseformer_mm.models import ops, sampling
+from sparseformer_mm import SparseFormer
+from sparseformer_mm.models import kernels, ops, sampling
 from sparseformer_mm.models.sampling import sample_gather, sample_grid
 
 MAPS = [(5, 7), (1, 1), (3, 4, 5), (1, 4, 1)]
@@ -45,8 +46,68 @@ def test_agrees_with_torch(compiled, sizes, channels):
 
 
 @pytest.mark.parametrize('sizes', [(5, 7), (3, 4, 5)])
-def test_is_what_models_run(compiled, sizes, monkeypatch):
-    """Forward, and what autograd makes of it where not all is wanted."""
+def test_only_what_is_wanted(compiled, sizes):
+    feature, points, cotangent = make(sizes, 16)
+    expected = by_torch(feature, points, cotangent)[1:]
+    both = feature, points, cotangent
+    of_map, nothing = compiled.sample_backward(*both, True, False)
+    assert nothing is None
+    nothing, of_points = compiled.sample_backward(*both, False, True)
+    assert nothing is None
+    assert_near([of_map, of_points], expected, 1e-5)
+
+
+@pytest.mark.parametrize('dims', [2, 3])
+def test_is_what_models_run(compiled, dims):
+    """Once a look, forward and backward."""
+    torch.manual_seed(0)
+    model = SparseFormer('tiny', dims, num_tokens=4, cortex_depth=1)
+    images = torch.rand(2, 3, *(4, 32, 32)[-dims:])
+
+    def run():
+        with torch.profiler.profile() as profiler:
+            (out,) = model(images)
+            weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+            grads = torch.autograd.grad((out * weights).sum(), model.parameters())
+        counts = {op.key: op.count for op in profiler.key_averages()}
+        name = 'sparseformer_mm_kernels::sample'
+        return [out, *grads], counts.get(name), counts.get(f'{name}_backward')
+
+    found, *counts = run()
+    assert counts == [5, 5]
+    with kernels.without():
+        plain, *counts = run()
+    assert counts == [None, None]
+    assert_near(found, plain, 1e-4)
+
+
+def test_goes_back_as_it_went_forward(compiled):
+    """Where a context has ended or begun between."""
+    feature, points, cotangent = make((5, 7), 16)
+    points.requires_grad_()
+    with_kernel = sample_gather(feature, points)
+    with kernels.without():
+        plain = sample_gather(feature, points)
+        grads = torch.autograd.grad(with_kernel, points, cotangent)
+    assert_near(grads, torch.autograd.grad(plain, points, cotangent), 1e-5)
+
+
+@pytest.mark.parametrize('size', [14, 28, 56, 112])
+def test_on_the_center_of_a_pixel_gradients_are_plain_torch(compiled, size):
+    """There they jump."""
+    feature = torch.randn(1, size, size, 16)
+    points = (torch.arange(size) + 0.5) / size
+    points = torch.stack([points, points.flip(0)], -1)[None].requires_grad_()
+    cotangent = torch.randn(1, size, 16)
+    out = sample_gather(feature, points)
+    with kernels.without():
+        plain = sample_gather(feature, points)
+    expected = torch.autograd.grad(plain, points, cotangent)
+    assert_near(torch.autograd.grad(out, points, cotangent), expected, 1e-5)
+
+
+@pytest.mark.parametrize('sizes', [(5, 7), (3, 4, 5)])
+def test_leaves_autograd_what_it_wants(compiled, sizes, monkeypatch):
     monkeypatch.setattr(sampling, '_corner_rows', lambda *args: pytest.fail('bags'))
     feature, points, cotangent = make(sizes, 16)
     expected = by_torch(feature, points, cotangent)
@@ -68,7 +129,13 @@ def test_is_not_run_where_it_may_not_be(compiled, monkeypatch):
     feature, points, cotangent = make((5, 7), 16)
     expected = by_torch(feature, points, cotangent)[:1]
     assert_near([sample_gather(feature.double(), points.double())], expected, 1e-6)
-    torch.func.grad(lambda x: sample_gather(x, points).sum())(feature)
+    args = feature, points, torch.ones_like(cotangent)
+    grad = torch.func.grad(lambda x: sample_gather(x, points).sum())(feature)
+    assert_near([grad], by_torch(*args)[1:2], 1e-5)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert_near([sample_gather(feature, points)], expected, 0.02)
+    traced = torch.jit.trace(sample_gather, (feature, points), check_trace=False)
+    assert_near([traced(feature, points)], expected, 1e-5)
     monkeypatch.setattr(ops, 'FAST_OPS', False)
     assert_near([sample_gather(feature, points)], expected, 1e-5)
 
@@ -85,22 +152,26 @@ def test_strides(compiled):
 
 
 def test_nan_and_infinity(compiled):
-    """A point that is NaN reads NaN, and no other; an infinite one reads nothing."""
+    """A point that is NaN in part reads NaN, and no other; an infinite one nothing."""
     feature, points, cotangent = make((5, 7), 16)
     clean = compiled.sample(feature, points)
-    points[0, 5, 0] = float('nan')
+    nan = float('nan')
+    points[0, 3:6] = torch.tensor([[0.5, nan], [9.0, nan], [nan, -9.0]])
     points[1, 6] = float('inf')
     points[1, 7] = -float('inf')
     out = compiled.sample(feature, points)
-    assert out[0, 5].isnan().all()
+    with kernels.without():
+        plain = sample_gather(feature, points)
+    assert torch.equal(out.isnan(), plain.isnan())
+    assert out[0, 3:6].isnan().all()
     assert torch.equal(out[1, 6:8], torch.zeros(2, 16))
-    clean[0, 5], clean[1, 6:8] = 0, 0
-    out[0, 5] = 0
+    clean[0, 3:6], clean[1, 6:8] = 0, 0
+    out[0, 3:6] = 0
     assert torch.equal(out, clean)
-    _, grad = compiled.sample_backward(feature, points, cotangent, False, True)
-    assert grad[0, 5].isnan().any()
+    of_map, grad = compiled.sample_backward(feature, points, cotangent, True, True)
+    assert grad[0, 3:6].isnan().all()
     assert torch.equal(grad[1, 6:8], torch.zeros(2, 2))
-    assert grad[0, 6:].isfinite().all()
+    assert grad[0, 6:].isfinite().all() and of_map[1].isfinite().all()
 
 
 def test_what_is_outside_is_not_read(compiled):
@@ -111,6 +182,10 @@ def test_what_is_outside_is_not_read(compiled):
     out = compiled.sample(feature, points)
     assert torch.equal(out[0, 0], torch.full((16,), 0.25))
     assert out[0, 1].isnan().all()
+    ones = torch.ones_like(out)
+    of_map, grad = compiled.sample_backward(feature, points, ones, True, True)
+    assert torch.equal(grad[0, 0], torch.full((2,), -16.0))
+    assert of_map.isfinite().all()
 
 
 @pytest.mark.parametrize('batch', [1, 3])
@@ -119,11 +194,13 @@ def test_threads_make_no_difference(compiled, batch):
     feature, points = torch.randn(batch, 9, 9, 40), torch.rand(batch, 700, 2)
     cotangent = torch.randn(batch, 700, 40)
     before, found = torch.get_num_threads(), []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        grads = compiled.sample_backward(feature, points, cotangent, True, True)
-        found.append([compiled.sample(feature, points), *grads])
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            grads = compiled.sample_backward(feature, points, cotangent, True, True)
+            found.append([compiled.sample(feature, points), *grads])
+    finally:
+        torch.set_num_threads(before)
     for others in found[1:]:
         assert all(map(torch.equal, others, found[0]))
 

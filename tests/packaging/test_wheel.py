@@ -115,7 +115,7 @@ def test_wheel_carries_configs_and_tools(source, wheel):
 
 
 def test_every_module_page_and_kernel_is_in_the_wheel(source, wheel):
-    suffixes = '.py', '.html', '.cpp'
+    suffixes = '.py', '.html', '.cpp', '.h'
     with zipfile.ZipFile(wheel) as archive:
         packed = {
             name

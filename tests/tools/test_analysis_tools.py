@@ -9,7 +9,6 @@ import torch
 from helpers.scripts import load_tool, run_tool
 from helpers.toy_classifier import write_config
 from sparseformer_mm.models import kernels
-from sparseformer_mm.utils import timing
 from sparseformer_mm.utils.configs import build_model
 
 get_flops = load_tool('analysis_tools/get_flops')
@@ -148,43 +147,34 @@ def test_benchmark_tells_what_products_take(minis):
     assert model['products_per_second'] > 0
 
 
-def test_benchmark_without_kernels(compiled, tmp_path):
-    asked = []
-    real = kernels.OPS
+def test_benchmark_without_kernels(compiled, monkeypatch, tmp_path):
+    names, asked = [], []
 
     class Model(torch.nn.Linear):
         def forward(self, images):
-            asked.append(kernels.OPS)
+            asked.append((self.number, kernels.OPS is compiled))
             return super().forward(images.mean((2, 3)))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, 'build_model', lambda name, *_: Model(3, len(name)))
-        options = f'--rounds 1 --seconds 0.001 --no-memory --json {tmp_path}/out.json'
-        status, out = run_tool(
-            benchmark, 'x', *SMALL, '--without-kernels', *options.split()
-        )
-        assert status == 0, out
-        names = [
-            m['name'] for m in json.loads((tmp_path / 'out.json').read_text())['models']
-        ]
-        assert names == ['x', 'x without kernels']
-        assert asked[0] is real and asked[-1] is None and kernels.OPS is real
-        patch.setattr(kernels, 'load', lambda: False)
-        status, out = run_tool(benchmark, 'x', *SMALL, '--without-kernels')
-        assert status == 1 and 'no kernels to be without' in out
+    def build(name, *_):
+        names.append(name)
+        model = Model(3, 4)
+        model.number = len(names)
+        return model
 
-
-def test_benchmark_knows_products_by_name():
-    names = """mkldnn::_linear_pointwise mkldnn::_convolution_pointwise
-    aten::mkldnn_linear mkl::_mkl_linear aten::mm aten::bmm aten::addmm
-    aten::baddbmm aten::baddbmm_ aten::mv aten::_addmm_activation
-    aten::mkldnn_convolution aten::convolution_backward
-    aten::cudnn_convolution aten::_slow_conv2d_forward aten::thnn_conv2d
-    aten::_scaled_dot_product_flash_attention_for_cpu sparseformer_mm::linear"""
-    others = """aten::add aten::mul aten::sum aten::norm aten::upsample_bilinear2d
-    aten::resolve_conj aten::comm aten::amax sm80_gemm aten::linalg_vector_norm"""
-    assert all(map(timing.is_product, names.split()))
-    assert not any(map(timing.is_product, others.split()))
+    monkeypatch.setattr(benchmark, 'build_model', build)
+    options = f'--rounds 2 --seconds 0.001 --no-memory --json {tmp_path}/out.json'
+    options += ' --without-kernels --baseline'
+    argv = ['x', *SMALL, *options.split(), 'x without kernels']
+    status, out = run_tool(benchmark, *argv)
+    assert status == 0, out
+    result = json.loads((tmp_path / 'out.json').read_text())
+    assert [model['name'] for model in result['models']] == ['x', 'x without kernels']
+    assert result['settings']['without_kernels']
+    assert names == ['x', 'x']
+    assert set(asked) == {(1, True), (2, False)}
+    monkeypatch.setattr(kernels, 'load', lambda: False)
+    status, out = run_tool(benchmark, *argv)
+    assert status == 1 and '--without-kernels: there are none' in out
 
 
 def test_benchmark_training_step_trains(minis):
@@ -207,6 +197,7 @@ def test_benchmark_peak_memory_in_its_own_process(tmp_path):
     'arguments, message',
     [
         ('a a', 'only once'),
+        ('a --without-kernels --device cuda', 'for CPUs'),
         ('a --baseline b', 'not one of'),
         ('a --batch-size 0', 'must be positive'),
         ('a --device cpu --amp fp16', 'bf16 on a CPU'),
@@ -216,11 +207,6 @@ def test_benchmark_peak_memory_in_its_own_process(tmp_path):
 def test_benchmark_errors(arguments, message):
     status, output = run_tool(benchmark, *arguments.split())
     assert status == 2 and message in output
-
-
-def test_dense_outputs_have_a_loss_too():
-    outputs = [torch.ones(2, 3, 4, 4), (torch.ones(2, 5, 6),)]
-    assert timing._loss(outputs, torch.zeros(2).long()) == 2
 
 
 def test_pretrained_weights_are_not_fetched(tmp_path):

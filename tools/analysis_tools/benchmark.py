@@ -114,11 +114,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if len(set(args.models)) < len(args.models):
+        parser.error('each model can be given only once')
+    if args.without_kernels:
+        args.models = [name + end for name in args.models for end in ('', WITHOUT)]
+        if args.device != 'cpu':
+            parser.error('--without-kernels: they are for CPUs; add --device cpu')
     args.baseline = args.baseline or args.models[0]
     if args.baseline not in args.models:
         parser.error(f'--baseline {args.baseline} is not one of the models')
-    if len(set(args.models)) < len(args.models):
-        parser.error('each model can be given only once')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         parser.error('--device cuda: this PyTorch sees no CUDA device')
     if args.compile_mode != 'default' and not args.compile:
@@ -129,8 +133,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser.error('--amp fp16 needs CUDA; use --amp bf16 on a CPU')
     if min(args.batch_size, args.rounds, *args.shape) < 1:
         parser.error('--batch-size, --rounds and --shape must be positive')
-    if args.without_kernels:
-        args.models = [name + end for name in args.models for end in ('', WITHOUT)]
     return args
 
 
@@ -142,13 +144,13 @@ def make_step(name: str, model: nn.Module, args: argparse.Namespace) -> Callable
     """One forward pass, or one whole training step, on fixed noise."""
     step = timing.make_step(
         model,
-        args.mode,
-        args.batch_size,
-        args.shape,
-        args.device,
-        args.amp,
-        args.compile_mode if args.compile else None,
-        args.channels_last,
+        mode=args.mode,
+        batch_size=args.batch_size,
+        shape=args.shape,
+        device=args.device,
+        amp=args.amp,
+        compile_mode=args.compile_mode if args.compile else None,
+        channels_last=args.channels_last,
         fused=args.as_tools,
     )
     return kernels.without()(step) if name.endswith(WITHOUT) else step
@@ -280,6 +282,7 @@ def summarize(
             compile_mode=args.compile_mode,
             channels_last=args.channels_last,
             as_tools=args.as_tools,
+            without_kernels=args.without_kernels,
             rounds=args.rounds,
             baseline=args.baseline,
         ),
@@ -373,9 +376,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         keep_freed_memory()
     if args.without_kernels and not kernels.load():
         fail(
-            '--without-kernels: there are no kernels to be without; '
-            '`python -c "import sparseformer_mm; sparseformer_mm.build_kernels()"` '
-            'compiles them'
+            '--without-kernels: there are none; `python -c "import sparseformer_mm; '
+            'sparseformer_mm.build_kernels()"` compiles them, unless the environment '
+            'says SPARSEFORMER_MM_KERNELS=0'
         )
     if args.memory_of:
         print(json.dumps(measure_own_memory(args)))
