@@ -2,7 +2,8 @@
 //
 // As many queries as a vector has lanes go through all keys together, so that nothing
 // is summed across lanes and scores are never written. A head's queries, keys and values
-// are gathered first, from where the projection wrote them. Weights are powers of two of scores.
+// are gathered first, from where the projection wrote them. Weights are powers of two of
+// scores.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>

@@ -67,6 +67,9 @@ def make_step(
         compile_mode: of ``torch.compile``; None does not compile.
         channels_last: memory layout of images and weights.
         fused: whether the optimizer is what ``tools/train.py`` takes on a CPU.
+
+    Returns:
+        A function without arguments that runs it once.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch_size, 3, *shape, generator=generator)
@@ -138,7 +141,10 @@ def is_product(name: str) -> bool:
 
 
 def product_seconds(step: Callable, times: int, device: str) -> float:
-    """Seconds of a step that products and convolutions take, by torch's profiler."""
+    """Seconds of a step that products and convolutions take, by torch's profiler.
+
+    Attention's kernels are among the products; 0 if no operator has its name there.
+    """
     on_cpu = device == 'cpu'
     activity = torch.profiler.ProfilerActivity
     activities = [activity.CPU] if on_cpu else [activity.CPU, activity.CUDA]

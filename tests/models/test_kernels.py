@@ -86,10 +86,12 @@ def test_threads_make_no_difference(compiled):
     qkv, cotangent = torch.randn(3, 50, 3 * 40), torch.randn(3, 50, 40)
     before = torch.get_num_threads()
     found = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        found.append(ours(compiled, qkv, 5, cotangent))
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(ours(compiled, qkv, 5, cotangent))
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(*pair) for pair in zip(*found))
 
 

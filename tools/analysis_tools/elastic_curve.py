@@ -30,6 +30,7 @@ from sparseformer_mm.utils.configs import CfgOptions, load_config
 from sparseformer_mm.utils.counting import count_macs
 from sparseformer_mm.utils.errors import fail
 from sparseformer_mm.utils.outputs import check_writable
+from sparseformer_mm.utils.timing import synchronize
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -137,12 +138,10 @@ def batches(
 
 def timed(device: str, run: Callable, *args):
     """What a function gives, and the seconds it took."""
-    if device.startswith('cuda'):
-        torch.cuda.synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     result = run(*args)
-    if device.startswith('cuda'):
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return result, time.perf_counter() - start
 
 
